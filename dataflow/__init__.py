@@ -1,0 +1,1 @@
+"""Operators, graphs, cascades, passes and the scheduled form; knows nothing of hardware."""

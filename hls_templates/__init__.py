@@ -1,0 +1,1 @@
+"""Designs written out as HLS and checked."""

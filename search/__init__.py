@@ -1,0 +1,1 @@
+"""Studies: design spaces searched against latency, energy and area."""

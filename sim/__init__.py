@@ -1,0 +1,1 @@
+"""Hardware described, mapped, timed and priced."""

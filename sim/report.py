@@ -1,0 +1,118 @@
+"""The result of a simulation: figures with units, trees that sum to their totals."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Changes whenever a model's result may change; part of every evaluation's key.
+MODEL_VERSION = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """A tree of a quantity: a leaf has a value, a node the sum of its children."""
+
+    name: str
+    value: float
+    children: tuple["Breakdown", ...] = ()
+
+    @staticmethod
+    def of(name: str, children: tuple["Breakdown", ...]) -> "Breakdown":
+        return Breakdown(name, sum(child.value for child in children), children)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested {name: value or {...}}; a node carries its own sum as "total"."""
+        if not self.children:
+            return {self.name: self.value}
+        inner: dict[str, Any] = {"total": self.value}
+        for child in self.children:
+            inner |= child.to_dict()
+        return {self.name: inner}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorReport:
+    """One operator (or fused group) of one layer class; cycles are of one layer.
+
+    `start_cycle` and `end_cycle` count from the start of the layer. `energy_pj` is of one layer.
+    """
+
+    name: str
+    layer_class: str
+    layers: int
+    kind: str
+    macs: int
+    start_cycle: int
+    end_cycle: int
+    energy_pj: float
+    dram_read_bytes: int
+    dram_write_bytes: int
+    bottleneck: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extrapolation:
+    """What a steady state let the engine skip: `skipped` iterations of `loop` at `period_cycles`."""
+
+    nest: str
+    loop: str
+    period_iterations: int
+    period_cycles: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class AreaReport:
+    """Area of a design: `mm2` on an ASIC; resources and their used fractions on an FPGA."""
+
+    device_class: str  # "asic" or "fpga"
+    mm2: float | None = None
+    lut: int | None = None
+    ff: int | None = None
+    dsp: int | None = None
+    bram36: int | None = None
+    uram: int | None = None
+    used_fraction: float | None = None  # the largest of the five, shell included
+    fractions: tuple[tuple[str, float], ...] = ()
+    parts: Breakdown | None = None  # mm2 by component, or LUT by component
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `simulate` answers; see docs for each field. Cycles are of the default clock."""
+
+    workload: str
+    template: str
+    device: str
+    parameters: tuple[tuple[str, int | float | str | bool], ...]
+    fidelity: str  # "bound" or "tile"
+    lowering: str
+    latency_cycles: int
+    clock_mhz: float
+    energy: Breakdown  # pJ by component and action
+    area: AreaReport
+    dram_read_bytes: int
+    dram_write_bytes: int
+    utilisation: tuple[tuple[str, float], ...]  # share of latency that a component is busy
+    bound_cycles: int
+    bottleneck: str
+    operators: tuple[OperatorReport, ...] = ()
+    extrapolated: tuple[Extrapolation, ...] = ()
+    error_fraction: tuple[tuple[str, float | None], ...] = ()  # None: not validated yet
+    macs: int = 0
+    tokens: int = 0  # tokens produced or processed in the step
+    tables: tuple[str, ...] = ()  # names of the energy and area tables used
+    provenance: tuple[tuple[str, str], ...] = field(default=())
+    model_version: str = MODEL_VERSION
+
+    @property
+    def latency_ms(self) -> float:
+        return self.latency_cycles / (self.clock_mhz * 1e3)
+
+    @property
+    def energy_pj(self) -> float:
+        return self.energy.value
+
+    @property
+    def power_w(self) -> float:
+        """Mean power over the run."""
+        return self.energy_pj * 1e-12 / (self.latency_ms * 1e-3)

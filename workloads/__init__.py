@@ -1,0 +1,1 @@
+"""Model and adapter files, read and lowered to graphs."""
