@@ -1,0 +1,57 @@
+"""Loading a model: from a preset, a file, a folder; what a run makes of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tilewright.dataflow.errors import InputError
+from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.operator import Kind
+from tilewright.dataflow.tensor import Role
+from tilewright.workloads.workload import load_workload
+
+
+def _macs(graph: Graph, name: str) -> int:
+    return next(graph.macs(operator) for operator in graph.operators if operator.name == name)
+
+
+def test_layers_of_gpt2_are_one_class() -> None:
+    workload = load_workload("gpt2", seq=128)
+    assert [(layer.name, layer.count) for layer in workload.network] == [
+        ("embed", 1),
+        ("block", 12),
+        ("head", 1),
+    ]
+
+
+def test_the_hardware_computes_the_causal_triangle_and_the_reference_the_square() -> None:
+    for lowering, pairs in (("reference", 16 * 16), ("hardware", 16 * 17 // 2)):
+        block = load_workload("gpt2", seq=16, lowering=lowering).network[1].graph
+        assert _macs(block, "score") == _macs(block, "mix") == pairs * 768
+
+
+def test_a_decode_step_appends_one_row_to_the_cache_and_reads_all_of_it() -> None:
+    block = load_workload("gpt2", phase="decode", cache=100).network[1].graph
+    append = next(operator for operator in block.operators if operator.name == "append_key")
+    assert append.kind is Kind.SCATTER
+    assert block.n_points(append) == 768
+    assert block.tensor_by_name["key_cache"].role is Role.KV_CACHE
+    assert block.n_elements("key_cache") == 101 * 768
+    assert _macs(block, "score") == 101 * 768
+
+
+def test_the_last_token_alone_goes_through_the_head_in_hardware() -> None:
+    all_tokens = load_workload("gpt2", seq=8, lowering="reference").network[-1].graph
+    last_token = load_workload("gpt2", seq=8).network[-1].graph
+    assert _macs(all_tokens, "lm_head") == 8 * _macs(last_token, "lm_head") == 8 * 768 * 50257
+
+
+def test_a_file_and_its_folder_are_the_same_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 3}')
+    for model in (tmp_path, tmp_path / "config.json"):
+        assert load_workload(model).network[1].count == 3
+
+
+def test_a_context_beyond_the_positions_is_refused() -> None:
+    with pytest.raises(InputError, match="cache 1000 \\+ seq 25 exceed the 1024 positions"):
+        load_workload("gpt2", seq=25, cache=1000)

@@ -1,0 +1,253 @@
+"""Building one layer's graph operator by operator, with its parameters and its adapters."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Protocol
+
+from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask, Operator
+from tilewright.dataflow.tensor import Role, Tensor
+from tilewright.workloads.run import Parameter, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear module: its name, y = W x over named ranks, with a bias or without.
+
+    `module` is the path below the layer; `group` is the share of the counts that it belongs to.
+    """
+
+    module: str
+    input: Access
+    output: tuple[str, ...]
+    inner: tuple[str, ...]
+    bias: bool = False
+    group: str = "linear"
+    adapts: bool = True  # an adapter may target it ("all-linear" leaves the output head out)
+
+    @property
+    def name(self) -> str:
+        """The operator's name: the module's path as one word."""
+        return word(self.module)
+
+
+class Adapters(Protocol):
+    """What the builder asks of a resolved adapter; `module` is a full path, layer included."""
+
+    def linear(self, builder: "LayerBuilder", linear: Linear, output: str) -> str:
+        """Add the adapter of a linear module behind its product `output`; return what to use instead."""
+        ...
+
+    def embedding(self, builder: "LayerBuilder", table: str, tokens: str, output: str) -> str:
+        """Add the adapter of an embedding `table` behind its rows `output`; return what to use instead."""
+        ...
+
+    def trains(self, path: str, parameter: str) -> bool:
+        """Whether parameter `weight` or `bias` of the base module `path` is trained."""
+        ...
+
+
+class LayerBuilder:
+    """Collects the operators of one layer class; `path` is its place in the model, `*` the layer."""
+
+    def __init__(self, name: str, path: str, run: Run, adapters: Adapters | None = None) -> None:
+        self.name, self.path, self.run = name, path, run
+        self.parameters: list[Parameter] = []
+        self.modules: list[str] = []  # modules that an adapter could target, full path
+        self._adapters = adapters
+        self._ranks: dict[str, int] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._operators: dict[str, Operator] = {}
+        self._inputs: list[str] = []
+        self._kept: list[str] = []
+
+    def size(self, ranks: Iterable[str]) -> int:
+        """Elements over `ranks`."""
+        return prod(self._ranks[rank] for rank in ranks)
+
+    def rank(self, name: str, size: int) -> str:
+        """Declare a rank; a second declaration must agree."""
+        if self._ranks.setdefault(name, size) != size:
+            raise ValueError(f"rank {name!r} has size {self._ranks[name]}, not {size}")
+        return name
+
+    def tensor(self, name: str, ranks: tuple[str, ...], role: Role, dtype: str = "") -> str:
+        if name in self._tensors:
+            raise ValueError(f"tensor {name!r} is declared twice")
+        self._tensors[name] = Tensor(name, ranks, dtype or self.run.precision.dtype(role), role)
+        return name
+
+    def input(self, name: str, ranks: tuple[str, ...], role: Role = Role.ACTIVATION) -> str:
+        """Declare a live-in tensor."""
+        self._inputs.append(self.tensor(name, ranks, role))
+        return name
+
+    def full_path(self, module: str) -> str:
+        return ".".join(part for part in (self.path, module) if part)
+
+    def ranks_of(self, tensor: str) -> tuple[str, ...]:
+        return self._tensors[tensor].ranks
+
+    def access(self, tensor: str) -> Access:
+        """The plain access of a tensor by its own ranks."""
+        return Access.of(tensor, *self._tensors[tensor].ranks)
+
+    def weight(self, module: str, parameter: str, ranks: tuple[str, ...], tied_to: str = "") -> str:
+        """Declare a live-in weight tensor, e.g. ("attn.c_attn", "weight"), and its parameter."""
+        path = self.full_path(module)
+        self.parameter(path, parameter, self.size(ranks), tied_to)
+        return self.input(word(f"{module}.{parameter}"), ranks, Role.WEIGHT)
+
+    def parameter(self, path: str, parameter: str, n_elements: int, tied_to: str = "") -> None:
+        """Note a parameter of the base model at the full path `path`, used by an operator or not."""
+        trains = self._adapters.trains(path, parameter) if self._adapters else True
+        dtype = self.run.precision.weights
+        name = f"{path}.{parameter}" if parameter else path
+        self.parameters.append(Parameter(name, n_elements, dtype, Role.WEIGHT, trains, tied_to=tied_to))
+
+    def adapter_weight(
+        self, name: str, ranks: tuple[str, ...], parameter: str, *, trainable: bool = True
+    ) -> str:
+        """Declare a live-in adapter tensor; `parameter` is its full name in the model."""
+        dtype = self.run.precision.dtype(Role.ADAPTER)
+        self.parameters.append(Parameter(parameter, self.size(ranks), dtype, Role.ADAPTER, trainable))
+        return self.input(name, ranks, Role.ADAPTER)
+
+    def add(
+        self,
+        name: str,
+        kind: Kind,
+        output: Access,
+        inputs: tuple[Access, ...],
+        *,
+        function: str = "identity",
+        reduce: str = "",
+        group: str = "",
+        mask: Mask | None = None,
+        repeat: int = 1,
+        serial_rank: str = "",
+        parameters: tuple[tuple[str, float], ...] = (),
+    ) -> str:
+        """Append an operator and return its output tensor."""
+        if name in self._operators:
+            raise ValueError(f"operator {name!r} is added twice")
+        self._operators[name] = Operator(
+            name, kind, output, inputs, function=function, reduce=reduce, group=group, mask=mask,
+            repeat=repeat, serial_rank=serial_rank, parameters=parameters,
+        )  # fmt: skip
+        return output.tensor
+
+    def pointwise(
+        self,
+        name: str,
+        output: str,
+        inputs: tuple[Access, ...],
+        function: str,
+        *,
+        ranks: tuple[str, ...] | None = None,
+        group: str = "",
+        mask: Mask | None = None,
+        parameters: tuple[tuple[str, float], ...] = (),
+    ) -> str:
+        """An elementwise operator into a new activation with the ranks of its first input."""
+        self.tensor(output, inputs[0].ranks if ranks is None else ranks, Role.ACTIVATION)
+        return self.add(
+            name, Kind.POINTWISE, self.access(output), inputs, function=function, group=group,
+            mask=mask, parameters=parameters,
+        )  # fmt: skip
+
+    def reduction(
+        self,
+        name: str,
+        output: str,
+        ranks: tuple[str, ...],
+        inputs: tuple[Access, ...],
+        reduce: str,
+        *,
+        function: str = "identity",
+        group: str = "",
+        mask: Mask | None = None,
+    ) -> str:
+        """A reduction into a new tensor over `ranks`, of the accumulators' type."""
+        self.tensor(output, ranks, Role.ACTIVATION, self.run.precision.accumulators)
+        return self.add(
+            name, Kind.REDUCTION, self.access(output), inputs, function=function, reduce=reduce,
+            group=group, mask=mask,
+        )  # fmt: skip
+
+    def contraction(
+        self,
+        name: str,
+        output: str,
+        ranks: tuple[str, ...],
+        inputs: tuple[Access, ...],
+        group: str,
+        *,
+        mask: Mask | None = None,
+        parameters: tuple[tuple[str, float], ...] = (),
+    ) -> str:
+        """A sum of products into a new activation over `ranks`."""
+        self.tensor(output, ranks, Role.ACTIVATION)
+        return self.add(
+            name, Kind.CONTRACTION, self.access(output), inputs, function="mul", reduce="sum",
+            group=group, mask=mask, parameters=parameters,
+        )  # fmt: skip
+
+    def gather(self, name: str, output: str, ranks: tuple[str, ...], inputs: tuple[Access, ...]) -> str:
+        """Rows that the first input selects from the second, into a new activation over `ranks`."""
+        self.tensor(output, ranks, Role.ACTIVATION)
+        return self.add(name, Kind.GATHER, self.access(output), inputs, group="embedding")
+
+    def adapt_embedding(self, table: str, tokens: str, output: str) -> str:
+        """The output of the embedding module `table` with its adapter, if it has one."""
+        self.modules.append(self.full_path(table))
+        return self._adapters.embedding(self, table, tokens, output) if self._adapters else output
+
+    def keep(self, tensor: str) -> None:
+        """Make a tensor live-out besides the layer's result."""
+        self._kept.append(tensor)
+
+    def linear(self, linear: Linear) -> str:
+        """y = W x (+ adapter) (+ bias) as separate operators; returns the last one's output."""
+        name = linear.name
+        weight = self.weight(linear.module, "weight", (*linear.inner, *linear.output))
+        return self.linear_with(linear, self.access(weight), name)
+
+    def linear_with(self, linear: Linear, weight: Access, name: str) -> str:
+        """The same with a weight tensor that is declared already (a tied one)."""
+        batch = tuple(rank for rank in linear.input.ranks if rank not in linear.inner)
+        output = self.contraction(
+            name, f"{name}_product", (*batch, *linear.output), (linear.input, weight), linear.group
+        )
+        if linear.adapts:
+            self.modules.append(self.full_path(linear.module))
+        if self._adapters:
+            output = self._adapters.linear(self, linear, output)
+        if not linear.bias:
+            return output
+        bias = self.weight(linear.module, "bias", linear.output)
+        inputs = (self.access(output), self.access(bias))
+        return self.pointwise(f"{name}_bias", f"{name}_out", inputs, "add", group=linear.group)
+
+    def build(self, output: str) -> Graph:
+        """The graph with `output` and the kept tensors live-out."""
+        return Graph(
+            self.name, tuple(self._ranks.items()), tuple(self._tensors.values()),
+            tuple(self._operators.values()), tuple(self._inputs), (output, *self._kept),
+        )  # fmt: skip
+
+
+def word(path: str) -> str:
+    """A dotted path as one identifier."""
+    return path.replace(".", "_")
+
+
+def shifted(rank: str, offset: int) -> Index:
+    """The index rank + offset."""
+    return Index((IndexTerm(rank),), offset)
+
+
+def times(parameters: Iterable[Parameter], count: int) -> tuple[Parameter, ...]:
+    """The parameters of one layer, for `count` layers."""
+    return tuple(replace(parameter, count=parameter.count * count) for parameter in parameters)

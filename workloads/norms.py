@@ -1,0 +1,49 @@
+"""Layer and root-mean-square normalisation: one reduction for the statistics, one map."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tilewright.dataflow.operator import Access
+from tilewright.workloads.builder import LayerBuilder, word
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation over the ranks `over`; `weight` and `bias` tell which parameters it has."""
+
+    module: str
+    kind: Literal["layernorm", "rmsnorm"]
+    epsilon: float
+    over: tuple[str, ...] = ("d",)
+    weight: bool = True
+    bias: bool = False
+
+
+def layer_norm(module: str, epsilon: float) -> Norm:
+    """LayerNorm with weight and bias."""
+    return Norm(module, "layernorm", epsilon, bias=True)
+
+
+def rms_norm(module: str, epsilon: float) -> Norm:
+    """RMSNorm: a weight, no bias."""
+    return Norm(module, "rmsnorm", epsilon)
+
+
+def normalise(builder: LayerBuilder, x: Access, norm: Norm) -> str:
+    """Add the operators of `norm` on x[..., over]; returns the normalised tensor, ranked as x is."""
+    name = word(norm.module)
+    kept = tuple(rank for rank in x.ranks if rank not in norm.over)
+    layer = norm.kind == "layernorm"
+    statistics = builder.reduction(
+        f"{name}_statistics", f"{name}_moments", kept, (x,),
+        "mean_variance" if layer else "mean",
+        function="identity" if layer else "square", group="norm",
+    )  # fmt: skip
+    inputs = [x, builder.access(statistics)]
+    for parameter, present in (("weight", norm.weight), ("bias", norm.bias)):
+        if present:
+            inputs.append(builder.access(builder.weight(norm.module, parameter, norm.over)))
+    return builder.pointwise(
+        name, f"{name}_out", tuple(inputs), norm.kind,
+        ranks=x.ranks, group="norm", parameters=(("epsilon", norm.epsilon),),
+    )  # fmt: skip

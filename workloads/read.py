@@ -1,0 +1,80 @@
+"""Reading JSON files and checking them: every refusal is one line with file and field."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tilewright.dataflow.errors import InputError
+
+MAX_FILE_BYTES = 16 * 2**20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises InputError: missing, unreadable, over MAX_FILE_BYTES, not UTF-8, not JSON (line and column),
+    nested too deeply, not an object.
+    """
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{file}: larger than {MAX_FILE_BYTES} bytes, which no configuration is")
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: {(error.strerror or 'cannot be read').lower()}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text at byte {error.start}") from None
+    return _parse(text, str(file))
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise InputError(f"{source}: nested too deeply") from None
+    except ValueError:  # an integer with thousands of digits
+        raise InputError(f"{source}: a number has too many digits") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: must hold a JSON object, holds {_kind(value)}")
+    return value
+
+
+def preset_names(folder: str) -> tuple[str, ...]:
+    """The names of the JSON presets in `workloads/data/<folder>`."""
+    entries = files("tilewright.workloads").joinpath("data", folder).iterdir()
+    return tuple(sorted(entry.name[:-5] for entry in entries if entry.name.endswith(".json")))
+
+
+def read_preset(folder: str, name: str) -> dict[str, Any]:
+    text = files("tilewright.workloads").joinpath("data", folder, f"{name}.json").read_text("utf-8")
+    return _parse(text, f"preset {name}")
+
+
+def checked(kind: type[M], values: Mapping[str, Any], source: str) -> M:
+    """`values` as a checked model. Raises InputError that names the first wrong field and its value."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] in ("missing", "value_error") else f", got {shown(first['input'])}"
+        raise InputError(f"{source}: {field}: {message[:1].lower()}{message[1:]}{got}") from None
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: on one line, not longer than 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,51 @@
+"""What a workload is made of: the terms of one run, and parameters."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tilewright.dataflow.tensor import Role
+from tilewright.workloads.precision import Precision
+
+Phase = Literal["prefill", "decode"]
+Lowering = Literal["reference", "hardware"]
+Logits = Literal["all", "last"]
+AdapterMode = Literal["unmerged", "merged", "none"]
+AttentionForm = Literal["three_pass", "one_pass"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`count` parameter tensors of one shape, `*` in the name standing for the layer.
+
+    A tensor that shares the storage of another one names it in `tied_to`.
+    """
+
+    name: str
+    n_elements: int
+    dtype: str
+    role: Role
+    trainable: bool
+    count: int = 1
+    tied_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a model: what is stated on top of the model and its adapter.
+
+    `seq` tokens are computed for each of `batch` sequences that hold `cache` tokens already.
+    """
+
+    phase: Phase
+    batch: int
+    seq: int
+    cache: int
+    precision: Precision
+    lowering: Lowering
+    logits: Logits
+    attention: AttentionForm = "three_pass"
+
+    @property
+    def n_keys(self) -> int:
+        """Tokens that a query may look at when nothing is masked."""
+        return self.cache + self.seq

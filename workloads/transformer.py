@@ -1,0 +1,188 @@
+"""Lowering a transformer that is described by values to layer classes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, Protocol
+
+from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.workloads.attention import Attention, attend
+from tilewright.workloads.builder import Adapters, LayerBuilder, times
+from tilewright.workloads.embedding import Embedding, embed
+from tilewright.workloads.feed_forward import FeedForward, feed_forward
+from tilewright.workloads.head import Head, finish
+from tilewright.workloads.norms import Norm, normalise
+from tilewright.workloads.run import Parameter, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One transformer layer.
+
+    `pre`: x += attention(norm x); x += ffn(norm x). `parallel`: x += attention(norm x) + ffn(norm x)
+    with one norm. `post`: x = norm(x + attention x); x = norm(x + ffn x).
+    """
+
+    attention: Attention
+    feed_forward: FeedForward
+    attention_norm: Norm
+    feed_forward_norm: Norm | None
+    placement: Literal["pre", "post", "parallel"] = "pre"
+
+
+@dataclass(frozen=True, slots=True)
+class Transformer:
+    """A stack of blocks between an embedding and a head.
+
+    `path` holds the layers; `blocks` are runs of equal layers as (block, how many).
+    """
+
+    model_type: str
+    width: int
+    path: str
+    embedding: Embedding
+    blocks: tuple[tuple[Block, int], ...]
+    final_norm: Norm | None
+    head: Head | None
+    max_positions: int | None = None  # tokens that fit; None: no limit
+
+    @property
+    def n_layers(self) -> int:
+        return sum(count for _, count in self.blocks)
+
+
+class AdapterPlan(Protocol):
+    """An adapter file that is checked against a model: knows which modules of which layers change."""
+
+    @property
+    def varies_by_layer(self) -> bool:
+        """Whether two layers with the same modules may be changed differently."""
+        ...
+
+    def resolve(self, paths: tuple[str, ...], layer: int | None) -> Adapters:
+        """What changes in one layer; equal and hashable for layers that change alike.
+
+        `paths` are its modules, `*` in the place of the layer.
+        """
+        ...
+
+
+Lowered = tuple[Network, tuple[Parameter, ...]]
+_Fill = Callable[[LayerBuilder], str]
+
+
+def lower(model: Transformer, run: Run, plan: AdapterPlan | None) -> Lowered:
+    """The network of `model` in `run` and its parameters; layers that are equal are built once."""
+    network = _Lowering(model, run, plan)
+    network.emit("embed", "", lambda builder: embed(builder, model.embedding))
+    first = 0
+    for block, count in model.blocks:
+        network.emit_blocks(block, first, count)
+        first += count
+    network.emit("head", "", lambda builder: _finish(builder, model))
+    return tuple(network.classes), tuple(network.parameters)
+
+
+def fill_block(builder: LayerBuilder, block: Block) -> str:
+    """Add one layer on the live-in x[b, m, d]; returns its result."""
+    x = builder.input("x", ("b", "m", "d"))
+    if block.placement == "post":
+        return _fill_post(builder, block, x)
+    inner = normalise(builder, builder.access(x), block.attention_norm)
+    mixed = attend(builder, inner, block.attention)
+    if block.placement == "parallel":
+        fed = feed_forward(builder, inner, block.feed_forward)
+        return _residual(builder, "residual", "y", x, mixed, fed)
+    middle = _residual(builder, "attention_residual", "x_mixed", x, mixed)
+    assert block.feed_forward_norm is not None
+    inner = normalise(builder, builder.access(middle), block.feed_forward_norm)
+    fed = feed_forward(builder, inner, block.feed_forward)
+    return _residual(builder, "feed_forward_residual", "y", middle, fed)
+
+
+def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
+    assert block.feed_forward_norm is not None
+    mixed = attend(builder, x, block.attention)
+    summed = _residual(builder, "attention_residual", "x_mixed", x, mixed)
+    middle = normalise(builder, builder.access(summed), block.attention_norm)
+    fed = feed_forward(builder, middle, block.feed_forward)
+    summed = _residual(builder, "feed_forward_residual", "x_fed", middle, fed)
+    return normalise(builder, builder.access(summed), block.feed_forward_norm)
+
+
+def _residual(builder: LayerBuilder, name: str, output: str, *terms: str) -> str:
+    inputs = tuple(builder.access(term) for term in terms)
+    return builder.pointwise(name, output, inputs, "add", group="residual")
+
+
+def _finish(builder: LayerBuilder, model: Transformer) -> str:
+    x = builder.input("x", ("b", "m", "d"))
+    return finish(builder, x, model.final_norm, model.head)
+
+
+class _Lowering:
+    """Collects the classes and parameters of a network; graphs of equal layers are shared."""
+
+    def __init__(self, model: Transformer, run: Run, plan: AdapterPlan | None) -> None:
+        self.classes: list[LayerClass] = []
+        self.parameters: list[Parameter] = []
+        self._model, self._run, self._plan = model, run, plan
+        self._built: dict[tuple[Block, Adapters | None], LayerBuilder] = {}
+        self._graphs: dict[tuple[Block, Adapters | None], Graph] = {}
+
+    def emit(self, name: str, path: str, fill: _Fill) -> None:
+        """Add a layer that stands alone."""
+        plan = self._plan
+        adapters = plan.resolve(self._modules(path, fill), None) if plan else None
+        builder = self._builder(name, path, adapters)
+        self._take(name, builder.build(fill(builder)), builder.parameters, 1)
+
+    def emit_blocks(self, block: Block, first: int, count: int) -> None:
+        """Add a run of layers, split where an adapter changes them differently."""
+        path = f"{self._model.path}.*"
+
+        def fill(builder: LayerBuilder) -> str:
+            return fill_block(builder, block)
+
+        whole = count == self._model.n_layers
+        for adapters, start, n_layers in self._runs(path, fill, first, count):
+            name = "block" if whole and n_layers == count else f"block_{start}"
+            key = (block, adapters)
+            if key not in self._graphs:
+                builder = self._builder("block", path, adapters)
+                self._graphs[key], self._built[key] = builder.build(fill(builder)), builder
+            self._take(name, self._graphs[key], self._built[key].parameters, n_layers)
+
+    def _runs(
+        self, path: str, fill: _Fill, first: int, count: int
+    ) -> Iterator[tuple[Adapters | None, int, int]]:
+        """(what changes, first layer, how many) for runs of layers that change alike."""
+        if self._plan is None:
+            yield None, first, count
+            return
+        modules, plan = self._modules(path, fill), self._plan
+        if not plan.varies_by_layer:
+            yield plan.resolve(modules, first), first, count
+            return
+        start = first
+        for adapters, group in groupby(plan.resolve(modules, first + i) for i in range(count)):
+            n_layers = sum(1 for _ in group)
+            yield adapters, start, n_layers
+            start += n_layers
+
+    def _builder(self, name: str, path: str, adapters: Adapters | None) -> LayerBuilder:
+        run = self._run
+        builder = LayerBuilder(name, path, run, adapters)
+        for rank, size in (("b", run.batch), ("m", run.seq), ("d", self._model.width)):
+            builder.rank(rank, size)
+        return builder
+
+    def _modules(self, path: str, fill: _Fill) -> tuple[str, ...]:
+        """The modules that an adapter could target, found by building the bare layer."""
+        builder = self._builder("modules", path, None)
+        fill(builder)
+        return tuple(builder.modules)
+
+    def _take(self, name: str, graph: Graph, parameters: list[Parameter], count: int) -> None:
+        self.classes.append(LayerClass(name, graph, count))
+        self.parameters.extend(times(parameters, count))

@@ -1,0 +1,172 @@
+"""A workload: from a model file, an adapter file and the terms of a run to layer classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from tilewright.dataflow.errors import InputError, nearest
+from tilewright.dataflow.graph import Network
+from tilewright.workloads.families import family_of
+from tilewright.workloads.precision import Precision
+from tilewright.workloads.read import preset_names, read_json, read_preset
+from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
+from tilewright.workloads.transformer import Transformer, lower
+
+MAX_TOKENS = 2**24
+DEFAULT_PREFILL_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network of layer classes in execution order, and every parameter of the model.
+
+    A layer class stands for `count` equal layers that follow one another.
+    """
+
+    name: str
+    model_type: str
+    run: Run
+    adapter: str
+    adapter_mode: AdapterMode
+    network: Network
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one run computes, over the whole batch."""
+        return self.run.batch * self.run.seq
+
+    @property
+    def phase(self) -> Phase:
+        return self.run.phase
+
+    @property
+    def batch(self) -> int:
+        return self.run.batch
+
+    @property
+    def seq(self) -> int:
+        return self.run.seq
+
+    @property
+    def cache(self) -> int:
+        return self.run.cache
+
+    @property
+    def precision(self) -> Precision:
+        return self.run.precision
+
+    @property
+    def lowering(self) -> Lowering:
+        return self.run.lowering
+
+    @property
+    def logits(self) -> Logits:
+        return self.run.logits
+
+
+def model_names() -> tuple[str, ...]:
+    """The presets that `load_workload` knows as models."""
+    return preset_names("models")
+
+
+def load_workload(
+    model: str | Path,
+    *,
+    phase: str = "prefill",
+    batch: int = 1,
+    seq: int | None = None,
+    cache: int | None = None,
+    precision: Precision | Mapping[str, str] | None = None,
+    lowering: str = "hardware",
+    logits: str | None = None,
+    attention: str | None = None,
+    name: str | None = None,
+) -> Workload:
+    """The workload of one phase of a model.
+
+    model: a preset, a config.json or its folder. `seq` is the tokens computed per sequence (512 in
+    prefill, 1 in decode where not stated), `cache` those that are held before. `logits` is "last" in the
+    hardware's lowering and "all" in the reference's where not stated.
+    Raises InputError for anything wrong in the files or the terms.
+    """
+    values, source, model_name = _model_values(model)
+    model_type, family = family_of(values, source)
+    spec = family.read(values, source, "")
+    run = _run(_Terms(phase, batch, seq, cache or 0, lowering, logits, attention or "three_pass"), precision)
+    _check_positions(spec, run, source)
+    network, parameters = lower(spec, run, None)
+    return Workload(name or _label(model_name, run), model_type, run, "", "none", network, parameters)
+
+
+def _label(model: str, run: Run) -> str:
+    """A workload's name where the user gives none, e.g. `gpt2 decode 1x1+1024`."""
+    cache = f"+{run.cache}" if run.cache else ""
+    return f"{model} {run.phase} {run.batch}x{run.seq}{cache}"
+
+
+def _model_values(model: str | Path) -> tuple[dict[str, Any], str, str]:
+    """The fields of a model, where they come from, and the model's name."""
+    known = model_names()
+    if str(model) in known:
+        return read_preset("models", str(model)), f"preset {model}", str(model)
+    file = Path(model)
+    if file.is_dir():
+        file = file / "config.json"
+    elif not file.exists() and not file.suffix and len(file.parts) == 1:
+        raise InputError(
+            f"model {str(model)!r} is neither a preset{nearest(str(model), known)} nor a file;"
+            f" presets: {', '.join(known)}"
+        )
+    name = file.parent.name if file.name == "config.json" and file.parent.name else file.stem
+    return read_json(file), str(file), name
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a caller states of a run, not checked yet."""
+
+    phase: str
+    batch: int
+    seq: int | None
+    cache: int
+    lowering: str
+    logits: str | None
+    attention: str
+
+
+def _run(terms: _Terms, precision: Precision | Mapping[str, str] | None) -> Run:
+    """The checked run. Raises InputError that names the term, its limit and its value."""
+    logits = terms.logits or ("all" if terms.lowering == "reference" else "last")
+    _check_choice("phase", terms.phase, get_args(Phase))
+    _check_choice("lowering", terms.lowering, get_args(Lowering))
+    _check_choice("logits", logits, get_args(Logits))
+    _check_choice("attention", terms.attention, get_args(AttentionForm))
+    seq = terms.seq
+    if seq is None:
+        seq = 1 if terms.phase == "decode" else DEFAULT_PREFILL_TOKENS
+    for field, number, least in (("batch", terms.batch, 1), ("seq", seq, 1), ("cache", terms.cache, 0)):
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= MAX_TOKENS:
+            raise InputError(f"{field} must be an integer in {least}..{MAX_TOKENS}, got {number!r}")
+    if terms.phase == "decode" and terms.cache == 0:
+        raise InputError("phase decode needs cache > 0: the tokens that are held before the step")
+    return Run(
+        cast(Phase, terms.phase), terms.batch, seq, terms.cache, Precision.of(precision),
+        cast(Lowering, terms.lowering), cast(Logits, logits), cast(AttentionForm, terms.attention),
+    )  # fmt: skip
+
+
+def _check_positions(model: Transformer, run: Run, source: str) -> None:
+    if model.max_positions is not None and run.n_keys > model.max_positions:
+        raise InputError(
+            f"{source}: cache {run.cache} + seq {run.seq} exceed the {model.max_positions} positions"
+            " of the model"
+        )
+
+
+def _check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(
+            f"{field} {value!r} is unknown{nearest(str(value), known)}; known: {', '.join(known)}"
+        )
