@@ -1,7 +1,10 @@
 """The result of a simulation: figures with units, trees that sum to their totals."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Changes whenever a model's result may change; part of every evaluation's key.
 MODEL_VERSION = "0.1.0"
@@ -75,6 +78,13 @@ class AreaReport:
     fractions: tuple[tuple[str, float], ...] = ()
     parts: Breakdown | None = None  # mm2 by component, or LUT by component
 
+    def to_dict(self) -> dict[str, Any]:
+        """The figures that apply to the device class, with the parts if they are known."""
+        figures = asdict(self)
+        figures["fractions"] = dict(self.fractions)
+        figures["parts"] = self.parts.to_dict() if self.parts else None
+        return {name: figure for name, figure in figures.items() if figure not in (None, {})}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -100,6 +110,7 @@ class Report:
     error_fraction: tuple[tuple[str, float | None], ...] = ()  # None: not validated yet
     macs: int = 0
     tokens: int = 0  # tokens produced or processed in the step
+    peaks: tuple[tuple[str, float], ...] = ()  # macs_per_cycle, dram_bytes_per_cycle: the roofline
     tables: tuple[str, ...] = ()  # names of the energy and area tables used
     provenance: tuple[tuple[str, str], ...] = field(default=())
     model_version: str = MODEL_VERSION
@@ -116,3 +127,40 @@ class Report:
     def power_w(self) -> float:
         """Mean power over the run."""
         return self.energy_pj * 1e-12 / (self.latency_ms * 1e-3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the object that `simulate --json` prints."""
+        return {
+            "workload": self.workload,
+            "template": self.template,
+            "device": self.device,
+            "parameters": dict(self.parameters),
+            "fidelity": self.fidelity,
+            "lowering": self.lowering,
+            "latency_cycles": self.latency_cycles,
+            "latency_ms": self.latency_ms,
+            "clock_mhz": self.clock_mhz,
+            "tokens": self.tokens,
+            "macs": self.macs,
+            "energy_pj": self.energy_pj,
+            "energy": self.energy.to_dict(),
+            "power_w": self.power_w,
+            "area": self.area.to_dict(),
+            "dram_bytes": {"read": self.dram_read_bytes, "write": self.dram_write_bytes},
+            "utilisation": dict(self.utilisation),
+            "bound_cycles": self.bound_cycles,
+            "bottleneck": self.bottleneck,
+            "per_op": [asdict(operator) for operator in self.operators],
+            "extrapolated": [asdict(skip) for skip in self.extrapolated],
+            "error_fraction": dict(self.error_fraction),
+            "peaks": dict(self.peaks),
+            "tables": list(self.tables),
+            "model_version": self.model_version,
+            "provenance": dict(self.provenance),
+        }
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per operator and layer class, the columns of `OperatorReport`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(operator) for operator in self.operators])
