@@ -21,6 +21,10 @@ class GraphError(ValueError):
 class Graph:
     """A dataflow graph: each tensor is produced at most once, operators stand in execution order.
 
+    An operator with a serial rank may also read what it, or a later operator of the same recurrence,
+    wrote in an earlier step; before the first step such a read gives its initial value, the operator's
+    parameter `init_<position of the input>`.
+
     `rank_sizes` are (name, size) pairs. `inputs` are the live-in tensors, `outputs` the live-out.
     """
 
@@ -76,8 +80,9 @@ class Graph:
         sizes = {rank: _total(self.ranks[rank]) for rank in operator.ranks}
         if (mask := operator.mask) is None:
             return operator.repeat * prod(sizes.values())
-        pair = mask.n_points(self.size(mask.rank), self.size(mask.of))
-        rest = prod(size for rank, size in sizes.items() if rank not in (mask.rank, mask.of))
+        pair = mask.n_points(self.size(mask.rank), self.size(mask.of) if mask.of else 1)
+        decided = mask.iteration_ranks
+        rest = prod(size for rank, size in sizes.items() if rank not in decided)
         return operator.repeat * pair * rest
 
     def macs(self, operator: Operator) -> int:
@@ -88,7 +93,10 @@ class Graph:
         return points if operator.density == 1.0 else round(points * operator.density)
 
     def to_networkx(self) -> "nx.MultiDiGraph[str]":
-        """Operators as nodes, tensors as edges; a derived view for algorithms and drawing."""
+        """Operators as nodes, tensors as edges; a derived view for algorithms and drawing.
+
+        What a step of a recurrence reads from an earlier step is no edge: the view has no cycles.
+        """
         import networkx as nx
 
         view: nx.MultiDiGraph[str] = nx.MultiDiGraph()
@@ -96,7 +104,8 @@ class Graph:
             view.add_node(operator.name, kind=operator.kind.value, group=operator.group)
         for operator in self.operators:
             for access in operator.inputs:
-                if source := self.producer.get(access.tensor):
+                source = self.producer.get(access.tensor)
+                if source and not operator.steps_back(access):
                     view.add_edge(source.name, operator.name, tensor=access.tensor)
         return view
 
@@ -137,11 +146,13 @@ def _check(graph: Graph) -> None:
     if len({operator.name for operator in graph.operators}) != len(graph.operators):
         raise GraphError(f"graph {graph.name!r}: an operator's name is used twice")
     known = set(graph.inputs)
+    carried = {operator.output.tensor: operator.serial_rank for operator in graph.operators}
     if unknown := [name for name in (*graph.inputs, *graph.outputs) if name not in tensors]:
         raise GraphError(f"graph {graph.name!r}: tensor {unknown[0]!r} is not declared")
     for operator in graph.operators:
         for access in operator.inputs:
-            if access.tensor not in known:
+            past = operator.steps_back(access) and carried.get(access.tensor) == operator.serial_rank
+            if access.tensor not in known and not past:
                 raise GraphError(f"operator {operator.name!r} reads {access.tensor!r} before it is produced")
         for access in (*operator.inputs, operator.output):
             _check_access(operator, access, tensors, ranks)

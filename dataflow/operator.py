@@ -62,22 +62,50 @@ class Mask:
     """Only points with lower <= rank - of <= upper are computed (None is unbounded).
 
     Causal attention over `cache` earlier tokens is Mask("n", "m", upper=cache); a sliding window of
-    w tokens adds lower = cache - w + 1.
+    w tokens adds lower = cache - w + 1. Where `rank` (or `of`) is split, the operator iterates over
+    `rank_parts` (`of_parts`), outermost first, instead: their joint position is the position in
+    `rank`, and positions from the size of `rank` on, which the last tile may hold, are not computed. An
+    empty `of` leaves just that: a tail that is cut off.
     """
 
     rank: str
     of: str
     upper: int | None = None
     lower: int | None = None
+    rank_parts: tuple[str, ...] = ()
+    of_parts: tuple[str, ...] = ()
+
+    @property
+    def iteration_ranks(self) -> tuple[str, ...]:
+        """The ranks of the iteration space that the mask decides over."""
+        of = (self.of,) if self.of else ()
+        return (self.rank_parts or (self.rank,)) + (self.of_parts or of)
 
     def n_points(self, rank_size: int, of_size: int) -> int:
-        """Unmasked (rank, of) pairs, counted exactly."""
-        total = 0
-        for position in range(of_size):
-            high = rank_size - 1 if self.upper is None else min(rank_size - 1, position + self.upper)
-            low = 0 if self.lower is None else max(0, position + self.lower)
-            total += max(0, high - low + 1)
-        return total
+        """Unmasked (rank, of) pairs, counted exactly; `of_size` is 1 without `of`."""
+        upper = rank_size - 1 if self.upper is None else min(self.upper, rank_size - 1)
+        lower = 1 - of_size if self.lower is None else max(self.lower, 1 - of_size)
+        if upper < lower:
+            return 0
+        return _pairs_up_to(upper, rank_size, of_size) - _pairs_up_to(lower - 1, rank_size, of_size)
+
+
+def _pairs_up_to(distance: int, rank_size: int, of_size: int) -> int:
+    """Pairs (i < rank_size, j < of_size) with i - j <= distance.
+
+    The triangle under the diagonal, less the two that stick out of the rectangle, plus where these overlap.
+    """
+    corner = distance + of_size
+    return (
+        _triangle(corner)
+        - _triangle(distance)
+        - _triangle(corner - rank_size)
+        + _triangle(distance - rank_size)
+    )
+
+
+def _triangle(side: int) -> int:
+    return side * (side + 1) // 2 if side > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +115,9 @@ class Operator:
     `function` names the map ("mul", "exp", "gelu", "add", "identity" ...); `reduce` names what
     combines values along the ranks absent from the output ("sum", "max", "mean", ""). `group` is the
     share of the counts that it belongs to ("linear", "attention", "head", "adapter", "embedding",
-    "norm", ...). `parameters` are named numbers of the function (alpha / rank, epsilon).
+    "norm", ...). `parameters` are named numbers of the function (alpha / rank, epsilon). `serial_rank`
+    names the rank of a recurrence that the operator is a step of: the operators of one recurrence run
+    together, step by step in ascending order, and may read what a step before wrote.
     """
 
     name: str
@@ -115,3 +145,12 @@ class Operator:
     def reduced_ranks(self) -> tuple[str, ...]:
         kept = set(self.output.ranks)
         return tuple(rank for rank in self.ranks if rank not in kept)
+
+    def steps_back(self, access: Access) -> int:
+        """How many steps of the serial rank `access` lies behind the current one, 0 for none.
+
+        It is a read of the past if one of its indices is the serial rank less a positive number.
+        """
+        own = (IndexTerm(self.serial_rank),)
+        behind = [-index.offset for index in access.indices if index.terms == own and index.offset < 0]
+        return max(behind, default=0) if self.serial_rank else 0
