@@ -45,7 +45,12 @@ def test_a_mask_over_a_split_rank_cuts_the_tail_of_the_last_tile() -> None:
 def test_a_profile_counts_the_sum_over_its_instances_and_sizes_the_largest() -> None:
     ragged = Profile(((2, 3), (5, 1)))
     graph = Graph(
-        "g", (("m", ragged), ("n", 7), ("k", 2)), _graph().tensors, (_product(),), ("x", "w"), ("y",)
+        "g",
+        (("m", ragged), ("n", 7), ("k", 2)),
+        _graph(_product()).tensors,
+        (_product(),),
+        ("x", "w"),
+        ("y",),
     )
     assert graph.macs(_product()) == (2 * 3 + 5) * 7 * 2
     assert graph.n_elements("x") == 5 * 2
