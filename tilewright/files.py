@@ -35,7 +35,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases are not used here", event.start_mark)
         return super().compose_node(parent, index)
 
@@ -105,7 +105,7 @@ class WorkloadFile(_File):
     seq: Annotated[int, Field(gt=0, le=2**24)] | None = None
     cache: Annotated[int, Field(ge=0, le=2**24)] | None = None
     precision: Precision = Precision()
-    lowering: Literal["reference", "hardware"] = "hardware"
+    lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None
     attention: str | None = None
 
@@ -159,7 +159,7 @@ def _checked(model: type[M], content: dict[str, Any], file: Path) -> M:
         # YAML has one sequence type; tuples are this program's own choice, so strictness yields there.
         return model.model_validate_json(_to_json(content, file))
     except ValidationError as error:
-        raise InputError(f"{file}: {_first_problem(model, error)}") from None
+        raise InputError(f"{file}: {problem_line(model, error)}") from None
 
 
 def _to_json(content: dict[str, Any], file: Path) -> str:
@@ -171,7 +171,8 @@ def _to_json(content: dict[str, Any], file: Path) -> str:
         raise InputError(f"{file}: holds a value that is no plain data: {error}") from None
 
 
-def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
+def problem_line(model: type[BaseModel], error: ValidationError) -> str:
+    """The first of pydantic's findings as one line: field, what is wrong, value."""
     # An unknown key is the likeliest cause of whatever else is wrong, so it goes first.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]

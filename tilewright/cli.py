@@ -1,0 +1,335 @@
+"""The command line: parse, call `tilewright.api`, print. Exit status: 0 done, 1 a check failed,
+2 wrong input (one line on standard error), 130 interrupted."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="tilewright",
+    help="Simulate and co-design accelerators for transformers and adapters.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+cascade_app = typer.Typer(help="Work with cascades: attention variants and adapters as text.")
+app.add_typer(cascade_app, name="cascade")
+
+# typer carries its own copy of click or imports it, by version; this is its base of usage errors.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+Model = Annotated[str, typer.Argument(help="preset, config.json or its folder, or a WORKLOAD.yaml")]
+Adapter = Annotated[
+    str | None, typer.Option(help="preset (lora:r=16,targets=q+v), adapter_config.json or its folder")
+]
+AdapterMode = Annotated[str | None, typer.Option(help="unmerged (default), merged or none")]
+Phase = Annotated[str | None, typer.Option(help="prefill (default) or decode")]
+Batch = Annotated[int | None, typer.Option(min=1, help="sequences, default 1")]
+Seq = Annotated[int | None, typer.Option(min=1, help="tokens; default 512, in decode 1")]
+Cache = Annotated[int | None, typer.Option(min=0, help="tokens in the KV cache before the step")]
+Lowering = Annotated[
+    str | None, typer.Option(help="reference (as executed) or hardware (factored, masked tiles skipped)")
+]
+Logits = Annotated[str | None, typer.Option(help="all or last positions; default by lowering")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]
+Out = Annotated[Path, typer.Option(help="folder for the results")]
+Workers = Annotated[int, typer.Option(min=1, help="processes")]
+
+
+class Listing(StrEnum):
+    MODELS = "models"
+    ADAPTERS = "adapters"
+    CASCADES = "cascades"
+    TEMPLATES = "templates"
+    DEVICES = "devices"
+    MEMORIES = "memories"
+
+
+class Fidelity(StrEnum):
+    BOUND = "bound"
+    TILE = "tile"
+
+
+class Level(StrEnum):
+    LINT = "lint"
+    CSIM = "csim"
+    ALL = "all"
+
+
+@app.command("list")
+def list_(what: Listing, as_json: Json = False) -> None:
+    """Print what is known by name.
+
+    Example: tilewright list devices
+    """
+    from tilewright import listing
+
+    rows = listing.rows(what.value)
+    _emit({what.value: rows}, as_json, lambda: listing.table(rows))
+
+
+@app.command()
+def count(
+    model: Model,
+    adapter: Adapter = None,
+    adapter_mode: AdapterMode = None,
+    phase: Phase = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    cache: Cache = None,
+    lowering: Lowering = None,
+    logits: Logits = None,
+    as_json: Json = False,
+) -> None:
+    """Count parameters, operations and bytes.
+
+    Example: tilewright count gpt2-medium --adapter lora:r=16
+    """
+    from tilewright import api, runs, tables
+
+    stated = {
+        "adapter": adapter,
+        "adapter_mode": adapter_mode,
+        "phase": phase,
+        "batch": batch,
+        "seq": seq,
+        "cache": cache,
+        "lowering": lowering,
+        "logits": logits,
+    }
+    workload = api.workload_of(*runs.workload_file(model, stated), lowering="reference")
+    counts = api.count(workload).to_dict()
+    _emit(counts, as_json, lambda: tables.counts(workload.name, counts))
+
+
+@app.command()
+def simulate(
+    model: Annotated[str | None, typer.Argument(help="model, or a WORKLOAD.yaml")] = None,
+    design: Annotated[Path | None, typer.Option(help="DESIGN.yaml; it names its workload")] = None,
+    adapter: Adapter = None,
+    adapter_mode: AdapterMode = None,
+    phase: Phase = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    cache: Cache = None,
+    lowering: Lowering = None,
+    logits: Logits = None,
+    template: Annotated[str | None, typer.Option(help="family, default sequential")] = None,
+    device: Annotated[str | None, typer.Option(help="device, default u280")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="parameter of the template, k=v")] = None,
+    fidelity: Annotated[Fidelity, typer.Option(help="bound or tile")] = Fidelity.TILE,
+    explain: Annotated[bool, typer.Option(help="what one more step of each parameter gains")] = False,
+    trace: Annotated[Path | None, typer.Option(help="write a Chrome/Perfetto timeline here")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a workload on a design.
+
+    Example: tilewright simulate gpt2-medium --device u280 --set rows=32
+    """
+    from tilewright import runs, tables
+
+    stated = {
+        "adapter": adapter,
+        "adapter_mode": adapter_mode,
+        "phase": phase,
+        "batch": batch,
+        "seq": seq,
+        "cache": cache,
+        "lowering": lowering,
+        "logits": logits,
+    }
+    if design is None:
+        run = runs.from_options(model, stated, template, device, set_)
+    else:
+        stated |= {"MODEL": model, "template": template, "device": device}
+        if given := [name for name, value in stated.items() if value is not None]:
+            _fail(f"--design names the whole run; {given[0]} cannot be given beside it")
+        run = runs.from_file(design, set_)
+    report = run.simulate(fidelity.value)
+    answer = report.to_dict()
+    if trace is not None:
+        run.write_trace(trace)
+    if explain:
+        answer["explain"] = run.explain(report)
+    _emit(answer, as_json, lambda: tables.report(report, answer.get("explain")))
+
+
+@app.command()
+def sweep(
+    study: Annotated[Path, typer.Argument(help="STUDY.yaml with `axes`")],
+    out: Out,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """Evaluate every combination of a study's axes.
+
+    Example: tilewright sweep STUDY.yaml --out out/sweep
+    """
+    from tilewright import api, tables
+
+    answer = api.sweep(api.Study.load(study), study.parent, out, workers=workers)
+    _emit(answer, as_json, lambda: tables.sweep(answer))
+
+
+@app.command()
+def codesign(
+    study: Annotated[Path, typer.Argument(help="STUDY.yaml")],
+    out: Out,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="instead of the study's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="instead of the study's")] = None,
+    workers: Workers = 1,
+    resume: Annotated[bool, typer.Option(help="go on with the study that stands in --out")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the Pareto front.
+
+    Example: tilewright codesign examples/gpt2_medium_lora.yaml --out out/gpt2
+    """
+    from tilewright import codesign as job
+    from tilewright import tables
+
+    answer = job.run(
+        study, out, evaluations=evaluations, seed=seed, workers=workers, resume=resume, quiet=as_json
+    )
+    _emit(answer, as_json, lambda: tables.codesign(answer))
+    if answer["failed_checks"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    design: Annotated[Path, typer.Argument(help="DESIGN.yaml")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Write the HLS project of one design.
+
+    Example: tilewright generate DESIGN.yaml --out out/hls
+    """
+    from tilewright import runs, tables
+
+    answer = runs.from_file(design, None).generate(out)
+    _emit(answer, as_json, lambda: tables.generated(answer))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="folder that `generate` wrote")],
+    level: Annotated[Level, typer.Option(help="lint, csim or all")] = Level.ALL,
+    as_json: Json = False,
+) -> None:
+    """Check a generated project.
+
+    Example: tilewright verify out/hls --level csim
+    """
+    from tilewright import api, tables
+
+    checks = [check.to_dict() for check in api.verify(folder, level.value)]
+    _emit({"checks": checks}, as_json, lambda: tables.checks(checks))
+    if any(check["verdict"] == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="folder of a study")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder for page and figures; default: the study's")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw figures and page again from stored results.
+
+    Example: tilewright report out/gpt2_medium_lora
+    """
+    from tilewright import codesign as job
+    from tilewright import tables
+
+    answer = job.draw(folder, out or folder)
+    _emit(answer, as_json, lambda: tables.files(answer))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="`simulate --json` output or DESIGN.yaml")],
+    second: Annotated[Path, typer.Argument(help="`simulate --json` output or DESIGN.yaml")],
+    as_json: Json = False,
+) -> None:
+    """Show the difference of two reports or designs by component.
+
+    Example: tilewright compare a.json b.json
+    """
+    from tilewright import runs, tables
+
+    answer = runs.compare(first, second)
+    _emit(answer, as_json, lambda: tables.comparison(answer))
+
+
+@cascade_app.command("check")
+def cascade_check(
+    file: Annotated[str, typer.Argument(help="a .cascade file or a shipped name")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="size of a rank, R=n")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a cascade and print what it costs.
+
+    Example: tilewright cascade check attention_one_pass --set M=512
+    """
+    from tilewright import cascades, tables
+
+    answer = cascades.check(file, set_)
+    _emit(answer, as_json, lambda: tables.cascade(answer))
+
+
+def _emit(answer: dict[str, Any], as_json: bool, show: Any) -> None:
+    if as_json:
+        print(json.dumps(answer, indent=2, allow_nan=False))
+    else:
+        show()
+
+
+def _fail(message: str) -> NoReturn:
+    from tilewright.dataflow.errors import InputError
+
+    raise InputError(message)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
+    from tilewright.dataflow.errors import InputError
+
+    try:
+        answer = app(arguments, standalone_mode=False)
+    except _UsageError as error:
+        return _one_line(getattr(error, "format_message", error.__str__)(), 2)
+    except InputError as error:
+        return _one_line(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _one_line("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _one_line(f"{name}{error.strerror or error}", 2)
+    except RecursionError:
+        return _one_line("the input is nested too deeply", 2)
+    return answer if isinstance(answer, int) else 0
+
+
+def _one_line(message: str, status: int) -> int:
+    print(f"tilewright: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""One run: a workload on a design, as the command line names them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from tilewright.dataflow.errors import InputError
+from tilewright.files import DesignFile, WorkloadFile, problem_line, read_text
+from tilewright.hierarchy import declared_architecture
+from tilewright.sim.design import Design
+from tilewright.sim.device import device_named
+from tilewright.sim.template import template_named
+
+if TYPE_CHECKING:
+    from tilewright.sim.architecture import Architecture
+    from tilewright.sim.report import Report
+    from tilewright.sim.space import Value
+    from tilewright.workloads.workload import Workload
+
+_YAML_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A workload on a design; `architecture` replaces what the template would build."""
+
+    workload: "Workload"
+    design: Design
+    architecture: "Architecture | None" = None
+    table: str = "default"
+
+    def simulate(self, fidelity: str) -> "Report":
+        from tilewright.sim.evaluate import evaluate, evaluate_architecture
+
+        named = {
+            "fidelity": fidelity,
+            "workload": self.workload.name,
+            "lowering": self.workload.lowering,
+            "tokens": self.workload.tokens,
+            "table": self.table,
+        }
+        if self.architecture is not None:
+            return evaluate_architecture(self.workload.network, self.architecture, self.design, **named)
+        return evaluate(self.workload.network, self.design, **named)
+
+    def built(self) -> "Architecture":
+        """The hardware that the run simulates."""
+        if self.architecture is not None:
+            return self.architecture
+        template = template_named(self.design.template)
+        device = device_named(self.design.device)
+        return template.build(template.space(device).complete(self.design.parameters), device)
+
+    def explain(self, report: "Report") -> list[dict[str, Any]]:
+        """What the next larger value of each ordered parameter changes, as fractions of `report`."""
+        if self.architecture is not None:
+            raise InputError("--explain steps a template's parameters; a declared architecture has none")
+        space = template_named(self.design.template).space(device_named(self.design.device))
+        current = space.complete(self.design.parameters)
+        rows = []
+        for parameter in space.parameters:
+            values = parameter.values
+            position = values.index(current[parameter.name])
+            if not parameter.ordered or position + 1 == len(values):
+                continue
+            stepped = {**current, parameter.name: values[position + 1]}
+            rows.append(_gain(parameter.name, values[position], values[position + 1], self, stepped, report))
+        return rows
+
+
+def _gain(
+    name: str, old: "Value", new: "Value", run: Run, parameters: Mapping[str, "Value"], before: "Report"
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"parameter": name, "from": old, "to": new}
+    design = Design(run.design.template, run.design.device, parameters, run.design.objective)
+    try:
+        after = Run(run.workload, design, table=run.table).simulate(before.fidelity)
+    except ValueError as error:  # InputError or a mapping that does not exist
+        return row | {"refused": str(error)}
+    return row | {
+        "latency_change_fraction": after.latency_cycles / before.latency_cycles - 1,
+        "energy_change_fraction": after.energy_pj / before.energy_pj - 1,
+        "area_change_fraction": _area(after) / _area(before) - 1,
+    }
+
+
+def _area(report: "Report") -> float:
+    area = report.area.mm2 if report.area.mm2 is not None else report.area.used_fraction
+    assert area is not None, "every report has an area"
+    return area
+
+
+def workload_file(model: str, stated: Mapping[str, Any]) -> tuple[WorkloadFile, Path]:
+    """What a MODEL argument and the stated options name, and the folder its paths are relative to.
+
+    A WORKLOAD.yaml is read, and options that were given replace its fields.
+    """
+    given = {name: value for name, value in stated.items() if value is not None}
+    try:
+        if model.lower().endswith(_YAML_SUFFIXES):
+            file = WorkloadFile.load(model)
+            return WorkloadFile.model_validate(file.model_dump() | given), Path(model).parent
+        return WorkloadFile.model_validate({"model": model} | given), Path()
+    except ValidationError as error:
+        raise InputError(f"{model}: {problem_line(WorkloadFile, error)}") from None
+
+
+def from_options(
+    model: str | None,
+    stated: Mapping[str, Any],
+    template: str | None,
+    device: str | None,
+    settings: list[str] | None,
+) -> Run:
+    """The run that the options of `simulate` name; by default `sequential` on a U280."""
+    from tilewright.api import workload_of
+
+    if model is None:
+        raise InputError("give a MODEL, a WORKLOAD.yaml or --design DESIGN.yaml")
+    file, folder = workload_file(model, stated)
+    design = Design(template or "sequential", device or "u280", _settings(settings))
+    _check_design(design)
+    return Run(workload_of(file, folder), design)
+
+
+def from_file(path: Path, settings: list[str] | None) -> Run:
+    """The run that a DESIGN.yaml holds; `settings` (k=v) replace parameters."""
+    from tilewright.api import workload_of
+
+    file = DesignFile.load(path)
+    if isinstance(file.workload, str):
+        workload_path = path.parent / file.workload
+        named, folder = WorkloadFile.load(workload_path), workload_path.parent
+    else:
+        named, folder = file.workload, path.parent
+    design = Design(file.template, file.device, file.parameters | _settings(settings), file.objective)
+    try:
+        _check_design(design)
+        device = device_named(file.device)
+        architecture = None
+        if file.architecture is not None:
+            if design.parameters:
+                raise InputError("state parameters of a template or an architecture, not both")
+            architecture = declared_architecture(file.architecture, file.device, device.default_clock_mhz)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return Run(workload_of(named, folder), design, architecture, file.tables)
+
+
+def _check_design(design: Design) -> None:
+    template_named(design.template).space(device_named(design.device)).complete(design.parameters)
+
+
+def _settings(settings: list[str] | None) -> "dict[str, Value]":
+    found: dict[str, Value] = {}
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        value = yaml.safe_load(text) if equals and text else None
+        if not isinstance(value, int | float | str | bool):
+            raise InputError(f"--set takes NAME=VALUE, got {setting!r}")
+        found[name] = value
+    return found
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Two reports side by side: headline figures and energy by component, with the ratio second / first.
+
+    Each file is the output of `simulate --json` or a DESIGN.yaml, which is simulated.
+    """
+    reports = [_report_of(first), _report_of(second)]
+    rows = []
+    tables = [_figures(report, path) for report, path in zip(reports, (first, second), strict=True)]
+    for name in dict.fromkeys([*tables[0], *tables[1]]):
+        before, after = tables[0].get(name), tables[1].get(name)
+        ratio = after / before if before and after is not None else None
+        rows.append({"figure": name, "first": before, "second": after, "ratio": ratio})
+    return {"first": str(first), "second": str(second), "rows": rows}
+
+
+def _report_of(path: Path) -> dict[str, Any]:
+    if path.suffix.lower() in _YAML_SUFFIXES:
+        return from_file(path, None).simulate("tile").to_dict()
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(content, dict) or "latency_ms" not in content:
+        raise InputError(f"{path}: is not the output of `simulate --json`")
+    return content
+
+
+def _figures(report: Mapping[str, Any], path: Path) -> dict[str, float]:
+    """The numbers of a report by a readable name, units in the name."""
+    found: dict[str, float] = {}
+    try:
+        for name in ("latency_ms", "energy_pj", "power_w", "macs", "bound_cycles"):
+            found[name] = report[name]
+        for direction in ("read", "write"):
+            found[f"dram_{direction}_bytes"] = report["dram_bytes"][direction]
+        for name, value in report["area"].items():
+            if isinstance(value, int | float):
+                found[f"area {name}"] = value
+        for tree in report["energy"].values():
+            for name, value in tree.items():
+                total = value["total"] if isinstance(value, dict) else value
+                if name != "total":
+                    found[f"energy_pj {name}"] = total
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is not the output of `simulate --json` (field {error})") from None
+    return found
