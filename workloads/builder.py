@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask, Operator
 from tilewright.dataflow.tensor import Role, Tensor
-from tilewright.workloads.run import Parameter, Run
+from tilewright.workloads.run import Parameter, Part, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,34 @@ class Linear:
     inner: tuple[str, ...]
     bias: bool = False
     group: str = "linear"
-    adapts: bool = True  # an adapter may target it ("all-linear" leaves the output head out)
 
     @property
     def name(self) -> str:
         """The operator's name: the module's path as one word."""
         return word(self.module)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The ranks of the input that the output has too: batch and tokens."""
+        return tuple(rank for rank in self.input.ranks if rank not in self.inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module that an adapter could target; `path` is its full path, `*` in the place of the layer."""
+
+    path: str
+    kind: Literal["linear", "embedding", "norm"]
+    is_head: bool = False
+
 
 class Adapters(Protocol):
-    """What the builder asks of a resolved adapter; `module` is a full path, layer included."""
+    """What the builder asks of a resolved adapter; modules are full paths, `*` for the layer."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no module is changed."""
+        ...
 
     def linear(self, builder: "LayerBuilder", linear: Linear, output: str) -> str:
         """Add the adapter of a linear module behind its product `output`; return what to use instead."""
@@ -47,6 +65,10 @@ class Adapters(Protocol):
         """Whether parameter `weight` or `bias` of the base module `path` is trained."""
         ...
 
+    def copies(self, path: str) -> bool:
+        """Whether the module `path` is kept twice, frozen and trained."""
+        ...
+
 
 class LayerBuilder:
     """Collects the operators of one layer class; `path` is its place in the model, `*` the layer."""
@@ -54,7 +76,7 @@ class LayerBuilder:
     def __init__(self, name: str, path: str, run: Run, adapters: Adapters | None = None) -> None:
         self.name, self.path, self.run = name, path, run
         self.parameters: list[Parameter] = []
-        self.modules: list[str] = []  # modules that an adapter could target, full path
+        self.modules: list[Module] = []
         self._adapters = adapters
         self._ranks: dict[str, int] = {}
         self._tensors: dict[str, Tensor] = {}
@@ -93,18 +115,25 @@ class LayerBuilder:
         """The plain access of a tensor by its own ranks."""
         return Access.of(tensor, *self._tensors[tensor].ranks)
 
-    def weight(self, module: str, parameter: str, ranks: tuple[str, ...], tied_to: str = "") -> str:
+    def weight(
+        self, module: str, parameter: str, ranks: tuple[str, ...], tied_to: str = "", part: Part = "body"
+    ) -> str:
         """Declare a live-in weight tensor, e.g. ("attn.c_attn", "weight"), and its parameter."""
-        path = self.full_path(module)
-        self.parameter(path, parameter, self.size(ranks), tied_to)
+        self.parameter(module, parameter, self.size(ranks), tied_to, part)
         return self.input(word(f"{module}.{parameter}"), ranks, Role.WEIGHT)
 
-    def parameter(self, path: str, parameter: str, n_elements: int, tied_to: str = "") -> None:
-        """Note a parameter of the base model at the full path `path`, used by an operator or not."""
-        trains = self._adapters.trains(path, parameter) if self._adapters else True
-        dtype = self.run.precision.weights
-        name = f"{path}.{parameter}" if parameter else path
-        self.parameters.append(Parameter(name, n_elements, dtype, Role.WEIGHT, trains, tied_to=tied_to))
+    def parameter(
+        self, module: str, parameter: str, n_elements: int, tied_to: str = "", part: Part = "body"
+    ) -> None:
+        """Note a parameter of the base model, used by an operator or not."""
+        path, dtype, adapters = self.full_path(module), self.run.precision.weights, self._adapters
+        trains = adapters.trains(path, parameter) if adapters else True
+        self.parameters.append(
+            Parameter(f"{path}.{parameter}", n_elements, dtype, Role.WEIGHT, trains, 1, tied_to, part)
+        )
+        if adapters and adapters.copies(path):
+            name = f"{path}.modules_to_save.{parameter}"
+            self.parameters.append(Parameter(name, n_elements, dtype, Role.ADAPTER, True))
 
     def adapter_weight(
         self, name: str, ranks: tuple[str, ...], parameter: str, *, trainable: bool = True
@@ -194,14 +223,21 @@ class LayerBuilder:
             group=group, mask=mask, parameters=parameters,
         )  # fmt: skip
 
-    def gather(self, name: str, output: str, ranks: tuple[str, ...], inputs: tuple[Access, ...]) -> str:
+    def gather(
+        self,
+        name: str,
+        output: str,
+        ranks: tuple[str, ...],
+        inputs: tuple[Access, ...],
+        group: str = "embedding",
+    ) -> str:
         """Rows that the first input selects from the second, into a new activation over `ranks`."""
         self.tensor(output, ranks, Role.ACTIVATION)
-        return self.add(name, Kind.GATHER, self.access(output), inputs, group="embedding")
+        return self.add(name, Kind.GATHER, self.access(output), inputs, group=group)
 
     def adapt_embedding(self, table: str, tokens: str, output: str) -> str:
         """The output of the embedding module `table` with its adapter, if it has one."""
-        self.modules.append(self.full_path(table))
+        self.modules.append(Module(self.full_path(table), "embedding"))
         return self._adapters.embedding(self, table, tokens, output) if self._adapters else output
 
     def keep(self, tensor: str) -> None:
@@ -210,23 +246,23 @@ class LayerBuilder:
 
     def linear(self, linear: Linear) -> str:
         """y = W x (+ adapter) (+ bias) as separate operators; returns the last one's output."""
-        name = linear.name
-        weight = self.weight(linear.module, "weight", (*linear.inner, *linear.output))
-        return self.linear_with(linear, self.access(weight), name)
+        part: Part = "head" if linear.group == "head" else "body"
+        weight = self.weight(linear.module, "weight", (*linear.inner, *linear.output), part=part)
+        return self.linear_with(linear, self.access(weight))
 
-    def linear_with(self, linear: Linear, weight: Access, name: str) -> str:
+    def linear_with(self, linear: Linear, weight: Access) -> str:
         """The same with a weight tensor that is declared already (a tied one)."""
-        batch = tuple(rank for rank in linear.input.ranks if rank not in linear.inner)
+        name, is_head = linear.name, linear.group == "head"
         output = self.contraction(
-            name, f"{name}_product", (*batch, *linear.output), (linear.input, weight), linear.group
+            name, f"{name}_product", (*linear.kept, *linear.output), (linear.input, weight), linear.group
         )
-        if linear.adapts:
-            self.modules.append(self.full_path(linear.module))
+        self.modules.append(Module(self.full_path(linear.module), "linear", is_head))
         if self._adapters:
             output = self._adapters.linear(self, linear, output)
         if not linear.bias:
             return output
-        bias = self.weight(linear.module, "bias", linear.output)
+        part: Part = "head" if is_head else "body"
+        bias = self.weight(linear.module, "bias", linear.output, part=part)
         inputs = (self.access(output), self.access(bias))
         return self.pointwise(f"{name}_bias", f"{name}_out", inputs, "add", group=linear.group)
 

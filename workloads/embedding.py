@@ -30,7 +30,7 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
     """
     builder.rank("v", spec.vocab_size)
     tokens = builder.input("tokens", ("b", "m"), Role.INDEX)
-    table = builder.weight(spec.table, "weight", ("v", "d"))
+    table = builder.weight(spec.table, "weight", ("v", "d"), part="table")
     rows = Access(table, (Index(), Index.of("d")))
     x = builder.gather(word(spec.table), "rows", ("b", "m", "d"), (builder.access(tokens), rows))
     x = builder.adapt_embedding(spec.table, tokens, x)

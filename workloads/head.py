@@ -32,8 +32,9 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
     if head is None:
         return source.tensor
     builder.rank("v", head.n_outputs)
-    linear = Linear(head.module, source, ("v",), ("d",), head.bias, group="head", adapts=False)
+    linear = Linear(head.module, source, ("v",), ("d",), head.bias, group="head")
     if not head.tied_to:
         return builder.linear(linear)
-    weight = builder.weight(head.module, "weight", ("v", "d"), tied_to=f"{head.tied_to}.weight")
-    return builder.linear_with(linear, Access.of(weight, "v", "d"), linear.name)
+    tied_to = f"{head.tied_to}.weight"
+    weight = builder.weight(head.module, "weight", ("v", "d"), tied_to=tied_to, part="head")
+    return builder.linear_with(linear, builder.access(weight))

@@ -11,13 +11,15 @@ Lowering = Literal["reference", "hardware"]
 Logits = Literal["all", "last"]
 AdapterMode = Literal["unmerged", "merged", "none"]
 AttentionForm = Literal["three_pass", "one_pass"]
+Part = Literal["table", "body", "head"]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """`count` parameter tensors of one shape, `*` in the name standing for the layer.
 
-    A tensor that shares the storage of another one names it in `tied_to`.
+    A tensor that shares the storage of another one names it in `tied_to`. `part` is the place in the
+    model: the token table, the head, or the body between them.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Parameter:
     trainable: bool
     count: int = 1
     tied_to: str = ""
+    part: Part = "body"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.workloads.attention import Attention, attend
-from tilewright.workloads.builder import Adapters, LayerBuilder, times
+from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
 from tilewright.workloads.embedding import Embedding, embed
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
 from tilewright.workloads.head import Head, finish
@@ -59,11 +59,12 @@ class AdapterPlan(Protocol):
         """Whether two layers with the same modules may be changed differently."""
         ...
 
-    def resolve(self, paths: tuple[str, ...], layer: int | None) -> Adapters:
-        """What changes in one layer; equal and hashable for layers that change alike.
+    def resolve(self, modules: tuple[Module, ...], layer: int | None) -> Adapters:
+        """What changes in one layer with these modules; equal and hashable for layers that change alike."""
+        ...
 
-        `paths` are its modules, `*` in the place of the layer.
-        """
+    def refuse(self, modules: tuple[Module, ...]) -> NoReturn:
+        """Raise InputError because none of the model's modules is targeted."""
         ...
 
 
@@ -80,6 +81,8 @@ def lower(model: Transformer, run: Run, plan: AdapterPlan | None) -> Lowered:
         network.emit_blocks(block, first, count)
         first += count
     network.emit("head", "", lambda builder: _finish(builder, model))
+    if plan and not network.changed:
+        plan.refuse(tuple(network.modules))
     return tuple(network.classes), tuple(network.parameters)
 
 
@@ -126,6 +129,8 @@ class _Lowering:
     def __init__(self, model: Transformer, run: Run, plan: AdapterPlan | None) -> None:
         self.classes: list[LayerClass] = []
         self.parameters: list[Parameter] = []
+        self.modules: dict[Module, None] = {}  # in order of appearance
+        self.changed = False
         self._model, self._run, self._plan = model, run, plan
         self._built: dict[tuple[Block, Adapters | None], LayerBuilder] = {}
         self._graphs: dict[tuple[Block, Adapters | None], Graph] = {}
@@ -173,14 +178,16 @@ class _Lowering:
     def _builder(self, name: str, path: str, adapters: Adapters | None) -> LayerBuilder:
         run = self._run
         builder = LayerBuilder(name, path, run, adapters)
+        self.changed |= adapters is not None and not adapters.is_empty
         for rank, size in (("b", run.batch), ("m", run.seq), ("d", self._model.width)):
             builder.rank(rank, size)
         return builder
 
-    def _modules(self, path: str, fill: _Fill) -> tuple[str, ...]:
+    def _modules(self, path: str, fill: _Fill) -> tuple[Module, ...]:
         """The modules that an adapter could target, found by building the bare layer."""
         builder = self._builder("modules", path, None)
         fill(builder)
+        self.modules.update(dict.fromkeys(builder.modules))
         return tuple(builder.modules)
 
     def _take(self, name: str, graph: Graph, parameters: list[Parameter], count: int) -> None:

@@ -1,12 +1,13 @@
 """A workload: from a model file, an adapter file and the terms of a run to layer classes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
+from tilewright.workloads.adapter import adapter_names, plan_adapter, read_adapter
 from tilewright.workloads.families import family_of
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
@@ -74,6 +75,7 @@ def model_names() -> tuple[str, ...]:
 def load_workload(
     model: str | Path,
     *,
+    adapter: str | Path | None = None,
     phase: str = "prefill",
     batch: int = 1,
     seq: int | None = None,
@@ -81,23 +83,35 @@ def load_workload(
     precision: Precision | Mapping[str, str] | None = None,
     lowering: str = "hardware",
     logits: str | None = None,
+    adapter_mode: str = "unmerged",
     attention: str | None = None,
     name: str | None = None,
 ) -> Workload:
     """The workload of one phase of a model.
 
-    model: a preset, a config.json or its folder. `seq` is the tokens computed per sequence (512 in
-    prefill, 1 in decode where not stated), `cache` those that are held before. `logits` is "last" in the
-    hardware's lowering and "all" in the reference's where not stated.
+    model: a preset, a config.json or its folder. adapter: a preset, an adapter_config.json or its
+    folder; "unmerged" it runs beside the weights, "merged" it is folded into them, "none" leaves it out
+    but for the task that it states. `seq` is the tokens computed per sequence (512 in prefill, 1 in
+    decode where not stated), `cache` those that are held before. `logits` is "last" in the hardware's
+    lowering and "all" in the reference's where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
     values, source, model_name = _model_values(model)
     model_type, family = family_of(values, source)
-    spec = family.read(values, source, "")
+    stated = read_adapter(adapter) if adapter is not None else None
+    spec = family.read(values, source, stated.task if stated else "")
     run = _run(_Terms(phase, batch, seq, cache or 0, lowering, logits, attention or "three_pass"), precision)
     _check_positions(spec, run, source)
-    network, parameters = lower(spec, run, None)
-    return Workload(name or _label(model_name, run), model_type, run, "", "none", network, parameters)
+    _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
+    mode = cast(AdapterMode, adapter_mode if stated else "none")
+    plan = plan_adapter(stated, spec, family.targets) if stated else None
+    network, parameters = lower(spec, run, plan)
+    if plan and mode != "unmerged":  # lowered with the adapter all the same: a wrong one is refused
+        network, parameters = lower(spec, run, None)
+    if mode == "merged":
+        parameters = tuple(replace(parameter, trainable=False) for parameter in parameters)
+    label = name or _label(model_name, run)
+    return Workload(label, model_type, run, str(adapter or ""), mode, network, parameters)
 
 
 def _label(model: str, run: Run) -> str:
@@ -170,3 +184,6 @@ def _check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(
             f"{field} {value!r} is unknown{nearest(str(value), known)}; known: {', '.join(known)}"
         )
+
+
+__all__ = ["Workload", "adapter_names", "load_workload", "model_names"]

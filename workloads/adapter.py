@@ -1,0 +1,179 @@
+"""Adapters by file or preset: what is stated, checked against a model, becomes a plan."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilewright.dataflow.errors import InputError, nearest
+from tilewright.workloads.adapter_file import HEADS_BY_TASK, AdapterFile, LoraFile
+from tilewright.workloads.adapter_plan import Trained, TunerPlan
+from tilewright.workloads.builder import Module
+from tilewright.workloads.lora import Lora, lora_scale
+from tilewright.workloads.read import checked, read_json
+from tilewright.workloads.targets import ALL_LINEAR, by_pattern, check_pattern
+from tilewright.workloads.transformer import AdapterPlan, Transformer
+
+FILE_NAME = "adapter_config.json"
+LOGICAL_TARGETS = ("q", "k", "v", "o", "up", "gate", "down")
+_FILE_BY_METHOD: Mapping[str, type[AdapterFile]] = {"LORA": LoraFile}
+_PRESET_KEYS = ("r", "alpha", "targets", "layers", "rslora", "bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A checked adapter; `logical` targets of a preset are not module names yet."""
+
+    source: str
+    file: AdapterFile
+    logical: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """The task that overrides the model's, or the empty string."""
+        return self.file.task_type or ""
+
+
+def adapter_names() -> tuple[str, ...]:
+    """The methods that a preset string may start with."""
+    return ("lora",)
+
+
+def read_adapter(stated: str | Path) -> Adapter:
+    """An adapter_config.json, its folder, or a preset like `lora:r=16,targets=q+k+v+o`.
+
+    Raises InputError for a wrong file or preset.
+    """
+    file = Path(stated)
+    if file.is_dir():
+        file = file / FILE_NAME
+    elif not file.exists() and file.suffix != ".json" and len(file.parts) == 1:
+        return _preset(str(stated))
+    source = str(file)
+    values = read_json(file)
+    method = values.get("peft_type")
+    if not isinstance(method, str):
+        raise InputError(f"{source}: peft_type: missing; supported: {', '.join(_FILE_BY_METHOD)}")
+    if method not in _FILE_BY_METHOD:
+        known = list(_FILE_BY_METHOD)
+        raise InputError(
+            f"{source}: peft_type: {method[:60]!r} is not supported{nearest(method, known)};"
+            f" supported: {', '.join(known)}"
+        )
+    return Adapter(source, checked(_FILE_BY_METHOD[method], values, source))
+
+
+def plan_adapter(adapter: Adapter, model: Transformer, targets: Mapping[str, str]) -> AdapterPlan:
+    """The adapter on `model`; `targets` are the family's modules by logical target.
+
+    Raises InputError for a rank above the model's width, a pattern that is none, a logical target that
+    the family does not have.
+    """
+    file, source = adapter.file, adapter.source
+    assert isinstance(file, LoraFile)
+    for rank in (file.r, *file.rank_pattern.values()):
+        if rank > model.width:
+            raise InputError(f"{source}: r must be at most the model's width {model.width}, got {rank}")
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(file, field):
+            check_pattern(pattern, field, source)
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(pattern := getattr(file, field), str):
+            check_pattern(pattern, field, source)
+    default = _modules(adapter.logical or ("q", "v"), targets, source, model.model_type)
+    trained = Trained(
+        file.bias,
+        (*(file.modules_to_save or ()), *HEADS_BY_TASK.get(file.task_type or "", ())),
+        tuple(file.trained_tokens.items()),
+    )
+    return TunerPlan(source, model.model_type, file.targets(default), LoraMethod(file), trained)
+
+
+@dataclass(frozen=True)
+class LoraMethod:
+    """LoRA with ranks and scales by pattern."""
+
+    file: LoraFile
+
+    @property
+    def patterns(self) -> Mapping[str, object]:
+        return {**self.file.rank_pattern, **self.file.alpha_pattern}
+
+    def change(self, module: Module, path: str) -> Lora:
+        file = self.file
+        rank = by_pattern(file.rank_pattern, path, file.r)
+        alpha = by_pattern(file.alpha_pattern, path, file.lora_alpha)
+        scale = lora_scale(alpha, rank, file.use_rslora)
+        return Lora(rank, scale, file.lora_bias and module.kind == "linear")
+
+
+def _modules(
+    logical: tuple[str, ...], targets: Mapping[str, str], source: str, model_type: str
+) -> tuple[str, ...]:
+    """Module names of logical targets, each once: a fused module stands for all of its parts."""
+    for target in logical:
+        if target not in targets:
+            raise InputError(
+                f"{source}: {model_type} has no module for target {target!r}; it has {', '.join(targets)}"
+            )
+    return tuple(dict.fromkeys(targets[target] for target in logical))
+
+
+def _preset(text: str) -> Adapter:
+    """`lora:key=value,...` with the keys r, alpha (default 2 r), targets, layers, rslora and bias."""
+    source = f"adapter {text[:100]!r}"
+    method, _, rest = text.partition(":")
+    if method not in adapter_names():
+        raise InputError(
+            f"{source} is neither a file nor a preset{nearest(method, adapter_names())};"
+            " a preset is like lora:r=16,targets=q+k+v+o"
+        )
+    stated: dict[str, str] = {}
+    for item in rest.split(",") if rest else ():
+        key, equals, value = item.partition("=")
+        if not equals or key not in _PRESET_KEYS:
+            raise InputError(
+                f"{source}: {item!r} is not key=value{nearest(key, _PRESET_KEYS)};"
+                f" keys: {', '.join(_PRESET_KEYS)}"
+            )
+        if key in stated:
+            raise InputError(f"{source}: {key} stands twice")
+        stated[key] = value
+    return _lora_preset(stated, source)
+
+
+def _lora_preset(stated: Mapping[str, str], source: str) -> Adapter:
+    rank = _integer(stated.get("r", "8"), "r", source)
+    values: dict[str, Any] = {"peft_type": "LORA", "r": rank, "bias": stated.get("bias", "none")}
+    values["lora_alpha"] = _integer(stated.get("alpha", str(2 * rank)), "alpha", source)
+    if (switch := stated.get("rslora", "false")) not in ("true", "false"):
+        raise InputError(f"{source}: rslora must be true or false, got {switch!r}")
+    values["use_rslora"] = switch == "true"
+    logical = tuple(stated.get("targets", "q+v").split("+"))
+    if logical == ("all",):
+        values["target_modules"], logical = ALL_LINEAR, ()
+    for target in logical:
+        if target not in LOGICAL_TARGETS:
+            known = (*LOGICAL_TARGETS, "all")
+            raise InputError(
+                f"{source}: target {target!r} is unknown{nearest(target, known)}; known: {', '.join(known)}"
+            )
+    if "layers" in stated:
+        values["layers_to_transform"] = _layers(stated["layers"], source)
+    return Adapter(source, checked(LoraFile, values, source), logical)
+
+
+def _integer(text: str, key: str, source: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise InputError(f"{source}: {key} must be a whole number, got {text!r}")
+    return int(text)
+
+
+def _layers(text: str, source: str) -> list[int]:
+    """`3` or `0-3`."""
+    found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if first > last:
+        raise InputError(f"{source}: layers must be a number or a range like 0-3, got {text!r}")
+    return list(range(first, last + 1))

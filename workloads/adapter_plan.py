@@ -1,0 +1,133 @@
+"""An adapter on a model: which module of which layer is changed, and how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NoReturn, Protocol
+
+from tilewright.dataflow.errors import InputError
+from tilewright.dataflow.operator import Access, Index
+from tilewright.workloads.builder import LayerBuilder, Linear, Module, word
+from tilewright.workloads.targets import Targets, patterns_vary_by_layer
+
+
+class Change(Protocol):
+    """What a method does to one targeted module; a frozen value."""
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str: ...
+
+    def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str: ...
+
+
+class Method(Protocol):
+    """A tuning method with its settings; a frozen value."""
+
+    def change(self, module: Module, path: str) -> Change:
+        """What happens to `module`, which is `path` with the layer's number in it."""
+        ...
+
+    @property
+    def patterns(self) -> Mapping[str, object]:
+        """Settings by pattern of module paths."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What is trained beside the adapter's own tensors.
+
+    `bias`: "none", "all" or "lora_only" (the biases of targeted modules). `saved`: names of modules
+    that are kept twice. `tokens`: (embedding module, trained rows).
+    """
+
+    bias: str = "none"
+    saved: tuple[str, ...] = ()
+    tokens: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerChanges:
+    """The changes of one layer by module path, `*` in the place of the layer (an `Adapters`)."""
+
+    changes: tuple[tuple[str, Change], ...]
+    trained: Trained
+
+    @cached_property
+    def _by_path(self) -> Mapping[str, Change]:
+        return dict(self.changes)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.changes
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        change = self._by_path.get(builder.full_path(linear.module))
+        return change.linear(builder, linear, output) if change else output
+
+    def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
+        path = builder.full_path(table)
+        if change := self._by_path.get(path):
+            output = change.embedding(builder, table, tokens, output)
+        for name, n_rows in self.trained.tokens:
+            if _ends(path, name):
+                output = _replace_rows(builder, table, tokens, output, n_rows)
+        return output
+
+    def trains(self, path: str, parameter: str) -> bool:
+        if parameter != "bias" or self.trained.bias == "none":
+            return False
+        return self.trained.bias == "all" or path in self._by_path
+
+    def copies(self, path: str) -> bool:
+        parents = path.split(".")
+        above = (".".join(parents[:end]) for end in range(1, len(parents) + 1))
+        saved = self.trained.saved
+        return bool(saved) and any(_ends(parent, name) for parent in above for name in saved)
+
+
+@dataclass(frozen=True)
+class TunerPlan:
+    """A method that changes modules by name, checked against a model."""
+
+    source: str
+    model_type: str
+    targets: Targets
+    method: Method
+    trained: Trained = field(default_factory=Trained)
+
+    @property
+    def varies_by_layer(self) -> bool:
+        return self.targets.vary_by_layer or patterns_vary_by_layer(self.method.patterns)
+
+    def resolve(self, modules: tuple[Module, ...], layer: int | None) -> LayerChanges:
+        changes = []
+        for module in modules:
+            path = module.path if layer is None else module.path.replace("*", str(layer))
+            if module.kind != "norm" and self.targets.match(module, path):
+                changes.append((module.path, self.method.change(module, path)))
+        return LayerChanges(tuple(changes), self.trained)
+
+    def refuse(self, modules: tuple[Module, ...]) -> NoReturn:
+        names = dict.fromkeys(module.path.rpartition(".")[2] for module in modules)
+        wanted = self.targets.names
+        stated = wanted if isinstance(wanted, str) else ", ".join(wanted)
+        where = "" if self.targets.layers is None else f" in layers {list(self.targets.layers)}"
+        raise InputError(
+            f"{self.source}: target_modules {stated[:200]}{where} match no module of this"
+            f" {self.model_type} model; its modules: {', '.join(names)}"
+        )
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _replace_rows(builder: LayerBuilder, table: str, tokens: str, output: str, n_rows: int) -> str:
+    """Rows of tokens that are trained stand in the place of the table's."""
+    name = word(table)
+    rank = builder.rank(f"k_{name}", n_rows)
+    path = f"{builder.full_path(table)}.trainable_tokens_delta"
+    rows = builder.adapter_weight(f"{name}_trained_tokens", (rank, "d"), path)
+    inputs = (builder.access(tokens), Access(rows, (Index(), Index.of("d"))), builder.access(output))
+    ranks = builder.ranks_of(output)
+    return builder.gather(f"{name}_replace", f"{name}_replaced", ranks, inputs, group="adapter")

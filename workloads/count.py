@@ -1,0 +1,192 @@
+"""Counting a workload: sums over the operators of its graphs and over its parameters."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.operator import Kind
+from tilewright.dataflow.tensor import DTYPE_BITS, Role
+from tilewright.workloads.run import Parameter
+from tilewright.workloads.workload import Workload
+
+#: The share of the counts that a contraction belongs to, by its group; other groups are linear.
+SHARE_BY_GROUP = {"attention": "attention_bmm", "expert": "moe_expert_bmm", "ssm": "ssm_bmm",
+                  "bmm": "other_bmm", "conv": "conv"}  # fmt: skip
+_LINEAR_SHARE = "linear"
+_BYTES_FP16 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class OpCount:
+    """One operator of a layer class; `macs` of one layer, executed `repeat` times."""
+
+    name: str
+    kind: str
+    macs: int
+    repeat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one run computes and holds. FLOPs are 2 per multiply-accumulate; other operators count 0.
+
+    `flops_total` is the sum of linear, attention_bmm, conv and other; `flops_other` is the sum of
+    moe_expert_bmm, ssm_bmm and other_bmm; the output head is part of linear. `params_base` are those
+    of the model without its adapter, `params_base_model_only` without its head either. `n_ops_bmm` and
+    `out_elems_bmm` cover every contraction that is neither linear nor a convolution.
+    """
+
+    params_total: int
+    params_trainable: int
+    params_with_tied_counted_twice: int
+    params_base: int
+    params_base_model_only: int
+    params_input_embedding: int
+    n_param_tensors: int
+    n_trainable_tensors: int
+    flops_total: int
+    flops_linear: int
+    flops_attention_bmm: int
+    flops_conv: int
+    flops_other: int
+    flops_moe_expert_bmm: int
+    flops_ssm_bmm: int
+    flops_other_bmm: int
+    flops_output_head: int
+    n_ops_linear: int
+    n_ops_bmm: int
+    n_ops_conv: int
+    out_elems_linear: int
+    out_elems_bmm: int
+    out_elems_conv: int
+    output_elems: int
+    kv_cache_bytes_fp16: int
+    weight_bytes: int
+    peak_activation_bytes: int
+    lowering: str
+    ops: tuple[OpCount, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `count --json`."""
+        return asdict(self)
+
+
+def count(workload: Workload) -> Counts:
+    """Count a workload as its own lowering executes it."""
+    flops, n_ops, elements = _operator_sums(workload)
+    other = sum(flops[share] for share in ("moe_expert_bmm", "ssm_bmm", "other_bmm"))
+    return Counts(
+        **_parameter_sums(workload.parameters),
+        flops_total=flops["linear"] + flops["attention_bmm"] + flops["conv"] + other,
+        flops_linear=flops["linear"],
+        flops_attention_bmm=flops["attention_bmm"],
+        flops_conv=flops["conv"],
+        flops_other=other,
+        flops_moe_expert_bmm=flops["moe_expert_bmm"],
+        flops_ssm_bmm=flops["ssm_bmm"],
+        flops_other_bmm=flops["other_bmm"],
+        flops_output_head=flops["head"],
+        n_ops_linear=n_ops["linear"],
+        n_ops_bmm=n_ops["bmm"],
+        n_ops_conv=n_ops["conv"],
+        out_elems_linear=elements["linear"],
+        out_elems_bmm=elements["bmm"],
+        out_elems_conv=elements["conv"],
+        output_elems=_output_elements(workload),
+        kv_cache_bytes_fp16=sum(
+            layer.count * _cache_elements(layer.graph) * _BYTES_FP16 for layer in workload.network
+        ),
+        weight_bytes=sum(
+            parameter.count * -(-parameter.n_elements * DTYPE_BITS[parameter.dtype] // 8)
+            for parameter in workload.parameters
+            if not parameter.tied_to
+        ),
+        peak_activation_bytes=max(peak_activation_bytes(layer.graph) for layer in workload.network),
+        lowering=workload.lowering,
+        ops=tuple(
+            OpCount(f"{layer.name}.{operator.name}", operator.kind.value, layer.graph.macs(operator),
+                    layer.count)
+            for layer in workload.network
+            for operator in layer.graph.operators
+        ),
+    )  # fmt: skip
+
+
+def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """FLOPs by share, and calls and output elements by linear, bmm and conv."""
+    flops: Counter[str] = Counter()
+    n_ops: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
+    for layer in workload.network:
+        for operator in layer.graph.operators:
+            if operator.kind is not Kind.CONTRACTION:
+                continue
+            share = SHARE_BY_GROUP.get(operator.group, _LINEAR_SHARE)
+            call = share if share in ("linear", "conv") else "bmm"
+            flops[share] += (work := 2 * layer.count * layer.graph.macs(operator))
+            if operator.group == "head":
+                flops["head"] += work
+            n_ops[call] += layer.count * operator.repeat
+            output = layer.graph.n_elements(operator.output.tensor)
+            elements[call] += layer.count * operator.repeat * output
+    return flops, n_ops, elements
+
+
+def _parameter_sums(parameters: tuple[Parameter, ...]) -> dict[str, int]:
+    own = [parameter for parameter in parameters if not parameter.tied_to]
+    base = [parameter for parameter in own if parameter.role is not Role.ADAPTER]
+    trained = [parameter for parameter in own if parameter.trainable]
+    return {
+        "params_total": _elements(own),
+        "params_trainable": _elements(trained),
+        "params_with_tied_counted_twice": _elements(parameters),
+        "params_base": _elements(base),
+        "params_base_model_only": _elements(p for p in base if p.part != "head"),
+        "params_input_embedding": _elements(p for p in base if p.part == "table"),
+        "n_param_tensors": sum(parameter.count for parameter in own),
+        "n_trainable_tensors": sum(parameter.count for parameter in trained),
+    }
+
+
+def _elements(parameters: Iterable[Parameter]) -> int:
+    return sum(parameter.count * parameter.n_elements for parameter in parameters)
+
+
+def _output_elements(workload: Workload) -> int:
+    graph = workload.network[-1].graph
+    return graph.n_elements(graph.outputs[0])
+
+
+def _cache_elements(graph: Graph) -> int:
+    """Elements that the layer leaves in the cache: keys, values, recurrent states."""
+    return sum(
+        graph.n_elements(name)
+        for name in graph.outputs
+        if graph.tensor_by_name[name].role in (Role.KV_CACHE, Role.STATE)
+    )
+
+
+def peak_activation_bytes(graph: Graph) -> int:
+    """The most bytes of activations alive at once when operators run one after the other, unfused.
+
+    An activation lives from the operator that writes it to the last one that reads it; what is live-in
+    or live-out lives from the start or to the end.
+    """
+    last_use = {name: len(graph.operators) for name in graph.outputs}
+    for position, operator in enumerate(graph.operators):
+        for access in operator.inputs:
+            last_use[access.tensor] = max(position, last_use.get(access.tensor, 0))
+    sizes = {t.name: graph.n_bytes(t.name) for t in graph.tensors if t.role is Role.ACTIVATION}
+    alive = {name for name in graph.inputs if name in sizes}
+    peak = held = sum(sizes[name] for name in alive)
+    for position, operator in enumerate(graph.operators):
+        if (name := operator.output.tensor) in sizes:
+            alive.add(name)
+            held += sizes[name]
+        peak = max(peak, held)
+        dead = {name for name in alive if last_use.get(name, position) <= position}
+        held -= sum(sizes[name] for name in dead)
+        alive -= dead
+    return peak
