@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from tilewright.workloads.count import Counts, count
 from tilewright.workloads.families import FAMILIES
 from tilewright.workloads.read import read_json
@@ -19,7 +17,7 @@ PHASES = ("params", "prefill", "decode")
 ADAPTERS = ("lora_",)
 #: Metrics of other tools or of what eager PyTorch allocates, which a dataflow graph does not have.
 FOREIGN = ("uncounted_calls", "onnx_", "saved_for_backward")
-COUNTED = {field for field in Counts.__dataclass_fields__} | {"flops_extra_vs_base"}
+COUNTED = set(Counts.__dataclass_fields__) | {"flops_extra_vs_base"}
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,11 @@ def checked(kind: type[M], values: Mapping[str, Any], source: str) -> M:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
         message = first["msg"].removeprefix("Value error, ")
-        got = "" if first["type"] in ("missing", "value_error") else f", got {shown(first['input'])}"
+        if first["type"] == "value_error":  # our own check of several fields: it names them
+            raise InputError(f"{source}: {message}") from None
+        field = ".".join(str(part) for part in first["loc"])
+        got = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
         raise InputError(f"{source}: {field}: {message[:1].lower()}{message[1:]}{got}") from None
 
 
