@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tilewright.dataflow.errors import InputError, nearest
+
 Value = int | float | str | bool
 
 
@@ -19,6 +21,17 @@ class Parameter:
     def __post_init__(self) -> None:
         if self.default not in self.values:
             raise ValueError(f"parameter {self.name!r}: default {self.default!r} is not a value")
+
+    def check(self, value: Value) -> None:
+        """Raises InputError unless `value` is one of the values or, if ordered, lies between them."""
+        if value in self.values and type(value) is type(self.default):
+            return
+        low, high = self.values[0], self.values[-1]
+        if not self.ordered or isinstance(low, str | bool) or isinstance(high, str | bool):
+            raise InputError(f"parameter {self.name!r} must be one of {list(self.values)}, got {value!r}")
+        kinds = (int,) if isinstance(self.default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            raise InputError(f"parameter {self.name!r} must be in {low}..{high}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +57,13 @@ class Space:
     def complete(self, stated: Mapping[str, Value]) -> dict[str, Value]:
         """`stated` with defaults for the rest, in the space's order.
 
-        Raises InputError for an unknown name (closest one named).
+        A category must be one of its values; a size may lie between its smallest and largest value.
+        Raises InputError for an unknown name (closest one named) or a value outside.
         """
-        from tilewright.dataflow.errors import InputError, nearest
-
         for name in stated:
             if name not in self.names:
                 raise InputError(f"parameter {name!r} is unknown{nearest(name, self.names)}")
+        for parameter in self.parameters:
+            if parameter.name in stated:
+                parameter.check(stated[parameter.name])
         return self.defaults() | dict(stated)

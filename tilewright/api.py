@@ -1,7 +1,8 @@
 """What a script may call; the command line is a thin layer over it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilewright.dataflow.errors import InputError
 from tilewright.files import StudyFile as Study
@@ -12,7 +13,7 @@ from tilewright.workloads.count import Counts, count
 from tilewright.workloads.workload import Workload, load_workload
 
 if TYPE_CHECKING:
-    pass
+    from tilewright.search.front import Fronts
 
 __all__ = [
     "Counts",
@@ -28,11 +29,12 @@ __all__ = [
     "simulate",
     "sweep",
     "verify",
+    "workload_of",
 ]
 
 
 def workload_of(file: WorkloadFile, folder: Path, lowering: str = "hardware") -> Workload:
-    """Load what a workload file names; its paths are relative to `folder`, `lowering` unless it states one."""
+    """Load what a workload file names; its paths are relative to `folder`."""
     return load_workload(
         _resolved(file.model, folder),
         adapter=None if file.adapter is None else _resolved(file.adapter, folder),
@@ -56,7 +58,7 @@ def _resolved(name: str, folder: Path) -> str:
 
 
 def simulate(workload: Workload, design: Design, *, fidelity: str = "tile") -> Report:
-    """Simulate one workload on one design. Raises InputError if the design cannot be built or does not fit."""
+    """Simulate a workload on a design. Raises InputError if it cannot be built or does not fit."""
     from tilewright.sim.evaluate import evaluate
 
     return evaluate(
@@ -67,3 +69,33 @@ def simulate(workload: Workload, design: Design, *, fidelity: str = "tile") -> R
         lowering=workload.lowering,
         tokens=workload.tokens,
     )
+
+
+def codesign(study: Study, out: str | Path, *, workers: int = 1, resume: bool = False) -> "Fronts":
+    """Search a study, write its folder `out`, and return its fronts. Raises InputError for wrong input."""
+    from tilewright import codesign as job
+    from tilewright.search.store import load_fronts
+
+    job.run(study, Path(out), workers=workers, resume=resume, quiet=True)
+    return load_fronts(Path(out))
+
+
+def sweep(study: Study, out: str | Path, *, workers: int = 1) -> dict[str, Any]:
+    """Evaluate every combination of a study's axes; returns {"rows": tidy rows, "files": paths}."""
+    from tilewright.sweep import run
+
+    return run(study, Path(out), workers=workers)
+
+
+def generate(design: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write the HLS project of a DESIGN.yaml; returns {"files": paths, "not_covered": reasons}."""
+    from tilewright.runs import from_file
+
+    return from_file(Path(design), None).generate(Path(out))
+
+
+def verify(folder: str | Path, level: str = "all") -> Sequence[dict[str, Any]]:
+    """Check a generated project; one {rung, verdict, tool, version, reason} for each rung."""
+    from tilewright.hls_templates.verify import verify as run
+
+    return [check.to_dict() for check in run(Path(folder), level)]

@@ -172,7 +172,7 @@ def sweep(
     """
     from tilewright import api, tables
 
-    answer = api.sweep(api.Study.load(study), study.parent, out, workers=workers)
+    answer = api.sweep(api.Study.load(study), out, workers=workers)
     _emit(answer, as_json, lambda: tables.sweep(answer))
 
 
@@ -192,9 +192,16 @@ def codesign(
     """
     from tilewright import codesign as job
     from tilewright import tables
+    from tilewright.files import StudyFile
 
     answer = job.run(
-        study, out, evaluations=evaluations, seed=seed, workers=workers, resume=resume, quiet=as_json
+        StudyFile.load(study),
+        out,
+        evaluations=evaluations,
+        seed=seed,
+        workers=workers,
+        resume=resume,
+        quiet=as_json,
     )
     _emit(answer, as_json, lambda: tables.codesign(answer))
     if answer["failed_checks"]:
@@ -229,7 +236,7 @@ def verify(
     """
     from tilewright import api, tables
 
-    checks = [check.to_dict() for check in api.verify(folder, level.value)]
+    checks = api.verify(folder, level.value)
     _emit({"checks": checks}, as_json, lambda: tables.checks(checks))
     if any(check["verdict"] == "failed" for check in checks):
         raise typer.Exit(1)

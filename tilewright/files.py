@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from tilewright.dataflow.errors import InputError, nearest
 
@@ -72,13 +72,21 @@ class _Model(BaseModel):
 
 
 class _File(_Model):
-    """A model that is a whole file; `load` reads and checks it."""
+    """A model that is a whole file; `load` reads and checks it, and paths in it are relative to `folder`."""
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Raises InputError: file, field, limit, value."""
         file = Path(path)
-        return _checked(cls, read_yaml(file), file)
+        found = _checked(cls, read_yaml(file), file)
+        found._folder = file.parent
+        return found
 
 
 class Precision(_Model):

@@ -1,0 +1,70 @@
+"""What is known by name, for `tilewright list`."""
+
+from typing import Any
+
+
+def rows(what: str) -> list[dict[str, Any]]:
+    """The rows of a list: models, adapters, cascades, templates, devices or memories."""
+    return _LISTS[what]()
+
+
+def table(entries: list[dict[str, Any]]) -> None:
+    from tilewright import tables
+
+    tables.rows("", entries)
+
+
+def _models() -> list[dict[str, Any]]:
+    from tilewright.workloads.workload import model_names
+
+    return [{"model": name} for name in model_names()]
+
+
+def _adapters() -> list[dict[str, Any]]:
+    from tilewright.workloads.adapter import adapter_names
+
+    return [{"adapter": name} for name in adapter_names()]
+
+
+def _cascades() -> list[dict[str, Any]]:
+    from tilewright.dataflow.cascade import cascade_names
+
+    return [{"cascade": name} for name in cascade_names()]
+
+
+def _templates() -> list[dict[str, Any]]:
+    from tilewright.sim.template import templates
+
+    return [{"template": name, "summary": template.summary} for name, template in sorted(templates().items())]
+
+
+def _devices() -> list[dict[str, Any]]:
+    from tilewright.sim.device import devices
+
+    return [
+        {
+            "device": device.name,
+            "class": device.device_class,
+            "node_nm": device.node_nm,
+            "clock_mhz": device.default_clock_mhz,
+            "memory": f"{device.memory_channels} x {device.memory_config}",
+            **dict(device.totals),
+        }
+        for device in devices().values()
+    ]
+
+
+def _memories() -> list[dict[str, Any]]:
+    from tilewright.sim.memory import DramConfig
+
+    return [{"memory": name} for name in DramConfig.names()]
+
+
+_LISTS = {
+    "models": _models,
+    "adapters": _adapters,
+    "cascades": _cascades,
+    "templates": _templates,
+    "devices": _devices,
+    "memories": _memories,
+}

@@ -1,0 +1,174 @@
+"""What the command line prints for people: tables with units, on standard output."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tilewright.sim.report import Report
+
+
+def _print(*tables: Table | str) -> None:
+    # A pipe has no width: nothing is cut there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    for table in tables:
+        console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table; the first column is text, the others are figures."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    return table
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def rows(title: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Mappings with the same keys as one table."""
+    columns = list(dict.fromkeys(name for entry in entries for name in entry))
+    table = _table(title, *columns)
+    for entry in entries:
+        table.add_row(*(_figure(entry.get(name, "")) for name in columns))
+    _print(table)
+
+
+def counts(name: str, figures: Mapping[str, Any]) -> None:
+    """Headline counts, then the operators."""
+    table = _table(f"{name}, lowering {figures['lowering']}", "count", "value")
+    for key, value in figures.items():
+        if key not in ("ops", "lowering"):
+            table.add_row(key, _figure(value))
+    operators = _table("", "operator", "kind", "MACs", "repeat")
+    for entry in figures["ops"]:
+        operators.add_row(entry["name"], entry["kind"], _figure(entry["macs"]), _figure(entry["repeat"]))
+    _print(table, "", operators)
+
+
+def report(result: "Report", explained: Sequence[Mapping[str, Any]] | None) -> None:
+    """Headline figures, area, energy by component, operators; what a larger parameter would change."""
+    headline = _table(f"{result.workload} on {result.device} ({result.template}, {result.fidelity})", "", "")
+    share = result.bound_cycles / result.latency_cycles
+    for name, value in (
+        (
+            "latency",
+            f"{result.latency_ms:.5g} ms ({result.latency_cycles:,} cycles at {result.clock_mhz:g} MHz)",
+        ),
+        ("bound", f"{result.bound_cycles:,} cycles ({100 * share:.1f} % of the latency)"),
+        ("bottleneck", result.bottleneck),
+        ("energy", f"{result.energy_pj * 1e-9:.5g} mJ ({result.power_w:.4g} W)"),
+        ("DRAM read", f"{result.dram_read_bytes:,} bytes"),
+        ("DRAM write", f"{result.dram_write_bytes:,} bytes"),
+        ("area", _area(result)),
+        ("lowering", result.lowering),
+        ("validated error", _errors(result)),
+        ("tables", ", ".join(result.tables)),
+    ):
+        headline.add_row(name, value, style=None)
+    headline.columns[1].justify = "left"
+    busy = _table("busy share of the latency", "component", "share")
+    for name, fraction in result.utilisation:
+        busy.add_row(name, f"{100 * fraction:.1f} %")
+    energy = _table("energy", "component", "mJ", "share")
+    for part in result.energy.children:
+        energy.add_row(part.name, f"{part.value * 1e-9:.4g}", f"{100 * part.value / result.energy_pj:.1f} %")
+    _print(headline, "", busy, "", energy, "", _operators(result))
+    if explained is not None:
+        rows("one step up in each parameter (changes as fractions)", explained)
+
+
+def _area(result: "Report") -> str:
+    area = result.area
+    if area.mm2 is not None:
+        return f"{area.mm2:.4g} mm2"
+    parts = ", ".join(f"{name} {100 * fraction:.1f} %" for name, fraction in area.fractions)
+    return f"{100 * (area.used_fraction or 0):.1f} % of the device ({parts})"
+
+
+def _errors(result: "Report") -> str:
+    return ", ".join(
+        f"{name} {'none yet' if error is None else f'{100 * error:.1f} %'}"
+        for name, error in result.error_fraction
+    ) or "none yet"  # fmt: skip
+
+
+def _operators(result: "Report") -> Table:
+    table = _table(
+        "operators", "operator", "layers", "MACs", "cycles", "energy (uJ)", "DRAM bytes", "bound by"
+    )
+    for entry in result.operators:
+        table.add_row(
+            f"{entry.layer_class}.{entry.name}",
+            _figure(entry.layers),
+            _figure(entry.macs),
+            _figure(entry.end_cycle - entry.start_cycle),
+            f"{entry.energy_pj * 1e-6:.4g}",
+            _figure(entry.dram_read_bytes + entry.dram_write_bytes),
+            entry.bottleneck,
+        )
+    return table
+
+
+def sweep(answer: Mapping[str, Any]) -> None:
+    rows(f"{len(answer['rows'])} points", answer["rows"])
+    files(answer)
+
+
+def codesign(answer: Mapping[str, Any]) -> None:
+    """The chosen designs of each front and where everything is."""
+    rows("chosen designs", answer["best"])
+    for sentence in (*answer["left_out"], *answer["notes"]):
+        _print(sentence)
+    if answer["checks"]:
+        checks(answer["checks"])
+    files(answer)
+
+
+def checks(entries: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("checks", "rung", "verdict", "tool", "reason")
+    for column in table.columns:
+        column.justify = "left"
+    for entry in entries:
+        table.add_row(*(str(entry.get(key) or "") for key in ("rung", "verdict", "tool", "reason")))
+    _print(table)
+
+
+def generated(answer: Mapping[str, Any]) -> None:
+    """The folder of a generated project and what its kernel does not cover."""
+    for line in answer["not_covered"]:
+        _print(f"not covered: {line}")
+    files(answer)
+
+
+def files(answer: Mapping[str, Any]) -> None:
+    for name in answer["files"]:
+        _print(f"wrote {name}")
+
+
+def comparison(answer: Mapping[str, Any]) -> None:
+    rows(f"first: {answer['first']}\nsecond: {answer['second']}", answer["rows"])
+
+
+def cascade(answer: Mapping[str, Any]) -> None:
+    """The summary of a cascade: scalars first, then one table for each list."""
+    table = _table(answer["name"], "", "")
+    for key, value in answer.items():
+        if isinstance(value, int | float):
+            table.add_row(key, _figure(value))
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                table.add_row(f"{key} {name}", _figure(inner))
+    _print(table)
+    for key, value in answer.items():
+        if isinstance(value, list) and value:
+            rows(key, value)
