@@ -1,7 +1,7 @@
 """Constraints: a metric, a comparison and a limit, with a measure of how far a design is off."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -88,17 +88,3 @@ def _known_metric(left: str, text: str, workloads: Sequence[str]) -> str:
     raise InputError(
         f"constraint {text!r}: metric {left!r} is unknown{nearest(left, [*METRICS, *of_workloads])}"
     )
-
-
-def total_violation(
-    constraints: Sequence[Constraint], metrics: Mapping[str, float]
-) -> tuple[float, tuple[str, ...]]:
-    """The sum of violations over the constraints whose metric is there, and what is violated, in words."""
-    total, said = 0.0, []
-    for constraint in constraints:
-        if (value := metrics.get(constraint.metric)) is None:
-            continue
-        if (violation := constraint.violation(value)) > 0:
-            total += violation
-            said.append(f"{constraint}: {value:.6g}")
-    return total, tuple(said)

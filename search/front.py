@@ -189,7 +189,7 @@ def _front_table(front: Front) -> str:
     metrics = [
         name for name in _names(row.outcome.metrics for row in front.rows) if name not in front.objectives
     ]
-    best = {index: name for name, index in reversed(front.best.items())}
+    best = {index: name for name, index in reversed(list(front.best.items()))}
     lines = [
         [row.number, index == front.knee, best.get(index, ""), row.design.template, row.design.device,
          *_cells(row.outcome.metrics, front.objectives), *_cells(row.design.parameters, parameters),

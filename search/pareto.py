@@ -40,14 +40,14 @@ def hypervolume(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> f
 
     costs: (n_designs, n_objectives), reference: (n_objectives,). 0.0 if no design is.
     """
-    from moocore import hypervolume as exact_hypervolume
+    from pymoo.indicators.hv import HV
 
     inside = costs[(costs < reference).all(axis=1)]
     if len(inside) == 0:
         return 0.0
     if inside.shape[1] == 1:
         return float(reference[0] - inside.min())
-    return float(exact_hypervolume(inside, ref=reference))
+    return float(HV(ref_point=reference)(inside))
 
 
 def knee_index(costs: NDArray[np.float64]) -> int:

@@ -17,6 +17,8 @@ from tilewright.sim.space import Value
 
 SAMPLERS = ("nsga2", "random", "exhaustive")
 FIDELITIES = ("bound", "tile")
+#: Designs of a generation; three objectives want a few dozen, and more would leave few generations.
+DEFAULT_POPULATION = 40
 MAPPING_OBJECTIVES = ("latency", "energy", "edp")
 
 
@@ -53,8 +55,8 @@ class StudyPlan:
 
     `space` restricts parameters by name to some of the values that a template offers. `evaluations` is the
     number of distinct designs that are simulated; it may grow when a study is resumed, everything else may
-    not change. `population` is the number of designs of a generation for each template on each device.
-    Raises InputError if a field is wrong.
+    not change. `population` is the number of designs of a generation for each template on each device;
+    `table` names the energy table. Raises InputError if a field is wrong.
     """
 
     workloads: tuple[StudyWorkload, ...]
@@ -69,8 +71,8 @@ class StudyPlan:
     evaluations: int = 1000
     seed: int = 0
     fidelity: str = "tile"
-    tables: tuple[str, ...] = ()
-    population: int = 40
+    table: str = "default"
+    population: int | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -103,9 +105,9 @@ class StudyPlan:
             "constraints": [str(constraint) for constraint in self.parsed_constraints],
             "sampler": self.sampler,
             "seed": self.seed,
-            "population": self.population,
+            "population": self.population or DEFAULT_POPULATION,
             "fidelity": self.fidelity,
-            "tables": list(self.tables),
+            "table": self.table,
             "model_version": MODEL_VERSION,
         }
 
@@ -149,7 +151,7 @@ def _check(plan: StudyPlan) -> None:
     _check_choice("mapping_objective", plan.mapping_objective, MAPPING_OBJECTIVES)
     if plan.evaluations <= 0:
         raise InputError(f"evaluations must be > 0, got {plan.evaluations}")
-    if plan.population < 4:
+    if plan.population is not None and plan.population < 4:
         raise InputError(f"population must be >= 4, got {plan.population}")
     if plan.seed < 0:
         raise InputError(f"seed must be >= 0, got {plan.seed}")
