@@ -1,0 +1,184 @@
+"""Text of a cascade to its lines, by a lark grammar; imported only where a cascade is parsed."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, v_args
+
+from tilewright.dataflow.cascade_syntax import (
+    Binary,
+    Call,
+    Condition,
+    Expr,
+    GroupLine,
+    IndexLine,
+    IterateLine,
+    Line,
+    MacroLine,
+    Name,
+    Number,
+    Pair,
+    Place,
+    RankLine,
+    Read,
+    Reduce,
+    ScalarLine,
+    SplitLine,
+    Statement,
+    TensorLine,
+)
+
+_WORDS = {
+    "SIGN": "'+' or '-'", "PRODUCT": "'*' or '/'", "LSQB": "'['", "RSQB": "']'", "LPAR": "'('",
+    "RPAR": "')'", "COMMA": "','", "EQUAL": "'='", "NAME": "a name", "NUMBER": "a number",
+    "_NL": "a new line",
+    "$END": "the end", "COLON": "':'", "COMPARISON": "a comparison", "INIT": "'init'", "WHERE": "'where'",
+}  # fmt: skip
+
+
+def parse_lines(text: str, source: str) -> tuple[Line, ...]:
+    """The lines of a cascade in order.
+
+    Raises InputError with line and column where the text does not follow the grammar.
+    """
+    try:
+        tree = _grammar().parse(text.replace("\r\n", "\n"))
+    except UnexpectedInput as error:
+        raise _place_of(error, text).refuse(source, _syntax_message(error, text)) from None
+    return cast(tuple[Line, ...], _Lines().transform(tree))
+
+
+@cache
+def _grammar() -> Lark:
+    text = files("tilewright.dataflow").joinpath("cascade.lark").read_text(encoding="utf-8")
+    return Lark(text, parser="lalr", propagate_positions=False, maybe_placeholders=True)
+
+
+def _place_of(error: UnexpectedInput, text: str) -> Place:
+    if isinstance(error, UnexpectedEOF) or error.line < 1:
+        lines = text.rstrip().split("\n")
+        return Place(len(lines), len(lines[-1]) + 1)
+    return Place(error.line, error.column)
+
+
+def _syntax_message(error: UnexpectedInput, text: str) -> str:
+    if isinstance(error, UnexpectedCharacters):
+        return f"unexpected character {text[error.pos_in_stream or 0]!r}"
+    token = getattr(error, "token", None)
+    found = "the end of the text" if token is None or token.type == "$END" else repr(str(token)).strip()
+    if token is not None and token.type == "_NL":
+        found = "the end of the line"
+    expected = sorted(getattr(error, "accepts", None) or getattr(error, "expected", None) or ())
+    named = [_WORDS.get(name, repr(name.lower())) for name in expected]
+    return f"unexpected {found}" + (f", expected {', '.join(named)}" if len(named) <= 6 else "")
+
+
+def _place(token: Token) -> Place:
+    return Place(token.line or 1, token.column or 1)
+
+
+def _named(token: Token) -> Name:
+    return Name(str(token), _place(token))
+
+
+@v_args(inline=True)
+class _Lines(Transformer[Token, Any]):
+    """Tree to lines; every method takes what the rule of its name holds."""
+
+    def start(self, *lines: Any) -> tuple[Line, ...]:
+        found: list[Line] = []
+        for line in lines:
+            found.extend(line if isinstance(line, tuple) else (line,))
+        return tuple(found)
+
+    def names(self, *tokens: Token) -> tuple[Name, ...]:
+        return tuple(_named(token) for token in tokens)
+
+    def ranks(self, names: tuple[Name, ...]) -> RankLine:
+        return RankLine(names)
+
+    def index(self, name: Token, variable: Token, value: Expr) -> IndexLine:
+        return IndexLine(_named(name), _named(variable), value)
+
+    def default(self, name: Token, value: Expr | None = None) -> tuple[Name, Expr | None]:
+        return _named(name), value
+
+    def offset(self, *pairs: tuple[Name, Expr | None]) -> tuple[ScalarLine, ...]:
+        return tuple(ScalarLine(name, value, whole=True) for name, value in pairs)
+
+    def param(self, *pairs: tuple[Name, Expr | None]) -> tuple[ScalarLine, ...]:
+        return tuple(ScalarLine(name, value, whole=False) for name, value in pairs)
+
+    def declaration(self, name: Token, *rest: Any) -> tuple[Name, tuple[Name, ...], tuple[Name, ...]]:
+        ranks = next((part for part in rest if isinstance(part, tuple)), ())
+        return _named(name), ranks, tuple(_named(word) for word in rest if isinstance(word, Token))
+
+    def _tensors(
+        self, direction: Literal["in", "out", "let"], parts: tuple[Any, ...]
+    ) -> tuple[TensorLine, ...]:
+        return tuple(TensorLine(direction, *part) for part in parts)
+
+    def inputs(self, *parts: Any) -> tuple[TensorLine, ...]:
+        return self._tensors("in", parts)
+
+    def outputs(self, *parts: Any) -> tuple[TensorLine, ...]:
+        return self._tensors("out", parts)
+
+    def let(self, *parts: Any) -> tuple[TensorLine, ...]:
+        return self._tensors("let", parts)
+
+    def split(self, rank: Token, outer: Token, inner: Token, size: Token | None = None) -> SplitLine:
+        return SplitLine(_named(rank), _named(outer), _named(inner), None if size is None else _named(size))
+
+    def iterate(self, names: tuple[Name, ...]) -> IterateLine:
+        return IterateLine(names)
+
+    def group(self, name: Token) -> GroupLine:
+        return GroupLine(_named(name))
+
+    def macro(
+        self, name: Token, ranks: tuple[Name, ...], arguments: tuple[Name, ...], body: Expr
+    ) -> MacroLine:
+        return MacroLine(_named(name), ranks, arguments, body)
+
+    def init(self, value: Expr) -> Expr:
+        return value
+
+    def where(self, *conditions: Condition) -> tuple[Condition, ...]:
+        return conditions
+
+    def condition(self, left: Expr, comparison: Token, right: Expr) -> Condition:
+        return Condition(left, str(comparison), right, _place(comparison))
+
+    def statement(self, name: Token, *rest: Any) -> Statement:
+        *ranks, value, init, conditions = rest
+        return Statement(_named(name), ranks[0] if ranks and ranks[0] else (), value, init, conditions or ())
+
+    def binary(self, left: Expr, operator: Token, right: Expr) -> Binary:
+        return Binary(cast(Any, str(operator)), left, right, _place(operator))
+
+    def signed(self, sign: Token, value: Expr) -> Expr:
+        if sign == "+":
+            return value
+        if isinstance(value, Number):
+            return Number(-value.value, _place(sign))
+        return Binary("*", Number(-1, _place(sign)), value, _place(sign))
+
+    def number(self, token: Token) -> Number:
+        return Number(int(token) if token.isdigit() else float(token), _place(token))
+
+    def name(self, token: Token) -> Name:
+        return _named(token)
+
+    def read(self, tensor: Token, *indices: Expr) -> Read:
+        return Read(str(tensor), indices, _place(tensor))
+
+    def reduce(self, function: Token, *rest: Expr) -> Reduce:
+        return Reduce(str(function), rest[:-1], rest[-1], _place(function))
+
+    def call(self, function: Token, *arguments: Expr) -> Call:
+        return Call(str(function), arguments, _place(function))
+
+    def pair(self, *items: Expr) -> Pair:
+        return Pair(items, items[0].place)
