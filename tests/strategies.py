@@ -1,6 +1,7 @@
 """Hypothesis strategies shared by tests: small programs whose tokens match, and hardware to run them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from math import prod
 
 from hypothesis import strategies as st
 
@@ -29,12 +30,11 @@ from tilewright.sim.architecture import (
     VectorUnit,
 )
 
-
-@dataclass(frozen=True)
-class _Rank:
-    name: str
-    extent: int
-    tile: int
+GEMM_TENSORS = (
+    Tensor("x", ("m", "k"), "int8", Role.ACTIVATION),
+    Tensor("w", ("k", "n"), "int8", Role.WEIGHT),
+    Tensor("y", ("m", "n"), "int8", Role.ACTIVATION),
+)
 
 
 @st.composite
@@ -55,53 +55,63 @@ def loop_nests(draw: st.DrawFn, max_extent: int = 12) -> tuple[Loop, ...]:
 
 @st.composite
 def gemm_stages(draw: st.DrawFn, name: str, max_extent: int = 12) -> tuple[Stage, tuple[Buffer, ...]]:
-    """A stage: loads of x and w, a GEMM, sometimes a vector nest, a store; tokens match at every buffer.
-
-    The output's token spans the reduction loops; a port stands at any depth that selects what it needs.
-    """
+    """A `gemm_stage` over random loops; the output's token spans the reduction loop."""
     loops = draw(loop_nests(max_extent))
     full = {rank: draw(st.integers(1, max_extent)) for rank in ("m", "n", "k")}
-    full |= {loop.rank: loop.extent for loop in loops}
-    leaf_tile = full | {loop.rank: loop.tile for loop in loops}
     reduction = [position for position, loop in enumerate(loops) if loop.rank == "k"]
-    y_depth = draw(st.integers(0, reduction[0] if reduction else len(loops)))
-    x_depth, w_depth = draw(st.integers(0, len(loops))), draw(st.integers(0, len(loops)))
+    depths = (
+        draw(st.integers(0, len(loops))),
+        draw(st.integers(0, len(loops))),
+        draw(st.integers(0, reduction[0] if reduction else len(loops))),
+    )
     bits = draw(st.sampled_from((4, 8, 16)))
+    return gemm_stage(name, loops, depths, bits, draw(st.booleans()), full, draw(st.integers(1, 3)))
+
+
+def gemm_stage(
+    name: str,
+    loops: tuple[Loop, ...],
+    depths: tuple[int, int, int],
+    bits: int = 8,
+    with_vector: bool = False,
+    full: Mapping[str, int] | None = None,
+    copies: int = 2,
+) -> tuple[Stage, tuple[Buffer, ...]]:
+    """Loads of x and w, a GEMM, perhaps a vector nest, a store; tokens match at every buffer.
+
+    `depths` are those of x, w and y; `full` gives the extents of ranks without a loop.
+    """
+    sizes = dict(full or {}) | {loop.rank: loop.extent for loop in loops}
+    leaf_tile = sizes | {loop.rank: loop.tile for loop in loops}
 
     def port(buffer: str, ranks: tuple[str, ...], depth: int) -> Port:
         outer = {loop.rank: loop.tile for loop in loops[:depth]}
-        return Port(buffer, depth, tuple((rank, outer.get(rank, full[rank])) for rank in ranks))
+        return Port(f"{name}_{buffer}", depth, tuple((rank, outer.get(rank, sizes[rank])) for rank in ranks))
 
-    x, w = port(f"{name}_x", ("m", "k"), x_depth), port(f"{name}_w", ("k", "n"), w_depth)
-    y, z = port(f"{name}_y", ("m", "n"), y_depth), port(f"{name}_z", ("m", "n"), y_depth)
+    x, w = port("x", ("m", "k"), depths[0]), port("w", ("k", "n"), depths[1])
+    y, z = port("y", ("m", "n"), depths[2]), port("z", ("m", "n"), depths[2])
 
     def load(at: Port, tensor: str) -> Nest:
-        run = dict(at.tile)[at.tile[-1][0]]
-        leaf = Transfer(Direction.LOAD, tensor, at.tile, bits, run)
+        leaf = Transfer(Direction.LOAD, tensor, at.tile, bits, at.tile[-1][1])
         return Nest(f"load_{at.buffer}", "dma_in", loops[: at.depth], leaf, writes=(at,))
 
     gemm = Compute(
-        Unit.MATRIX,
-        (f"{name}_gemm",),
-        tuple(leaf_tile.items()),
-        ("m",),
-        ("n",),
-        ("k",),
+        Unit.MATRIX, (f"{name}_gemm",), tuple(leaf_tile.items()), ("m",), ("n",), ("k",),
         operand_bits=(bits, bits),
-    )
+    )  # fmt: skip
     nests = [load(x, "x"), load(w, "w"), Nest(f"{name}_gemm", "array", loops, gemm, (x, w), (y,))]
     buffers = [(x, "input_buffer", bits), (w, "weight_buffer", bits), (y, "output_buffer", 32)]
-    result = y
-    if draw(st.booleans()):
+    result, outer = y, loops[: depths[2]]
+    if with_vector:
         work = (VectorWork("gelu", ()), VectorWork("max", ("m",), 2))
         vector = Compute(Unit.VECTOR, (f"{name}_act",), y.tile, functions=work)
-        nests.append(Nest(f"{name}_act", "vector", loops[:y_depth], vector, (y,), (z,)))
+        nests.append(Nest(f"{name}_act", "vector", outer, vector, (y,), (z,)))
         buffers.append((z, "output_buffer", bits))
         result = z
     store = Transfer(Direction.STORE, "y", result.tile, bits, dict(result.tile)["n"])
-    nests.append(Nest(f"store_{name}", "dma_out", loops[:y_depth], store, reads=(result,)))
+    nests.append(Nest(f"store_{name}", "dma_out", outer, store, reads=(result,)))
     made = tuple(
-        Buffer(at.buffer, slot, -(-_elements(at) * width // 8), draw(st.integers(1, 3)), width)
+        Buffer(at.buffer, slot, -(-prod(size for _, size in at.tile) * width // 8), copies, width)
         for at, slot, width in buffers
     )
     return Stage(name, (f"{name}_gemm",), tuple(nests)), made
@@ -123,15 +133,7 @@ def programs(draw: st.DrawFn, max_stages: int = 2, max_extent: int = 12) -> Prog
             stage = Stage(stage.name, stage.operators, (waiting, *rest))
         stages.append(stage)
         buffers += own
-    tensors = tuple(
-        Tensor(name, ranks, "int8", role)
-        for name, ranks, role in (
-            ("x", ("m", "k"), Role.ACTIVATION),
-            ("w", ("k", "n"), Role.WEIGHT),
-            ("y", ("m", "n"), Role.ACTIVATION),
-        )
-    )
-    return Program("random", tensors, buffers, tuple(stages))
+    return Program("random", GEMM_TENSORS, buffers, tuple(stages))
 
 
 def small_architecture(
@@ -183,10 +185,3 @@ def architectures(draw: st.DrawFn, device: str = "asic7") -> Architecture:
         draw(st.integers(1, 5)),
         draw(st.integers(1, 3)),
     )
-
-
-def _elements(port: Port) -> int:
-    total = 1
-    for _, size in port.tile:
-        total *= size
-    return total

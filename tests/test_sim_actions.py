@@ -6,8 +6,8 @@ from math import ceil
 
 import pytest
 from hypothesis import given
-from strategies import architectures, loop_nests, programs, small_architecture
 
+from tests.strategies import architectures, loop_nests, programs, small_architecture
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.program import (
     Buffer,

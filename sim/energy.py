@@ -1,0 +1,270 @@
+"""Energy of a program: counted actions times the tables of `sim.technology`, plus static power over time.
+
+What one action costs:
+
+* A MAC is a multiply, an accumulation and what moves inside its PE: on an ASIC the operand and accumulator
+  registers that are written every cycle (an array that holds an operand does not move it); on an FPGA all
+  resources of one PE for one cycle.
+* A buffer bit costs an access of its bank over the bank's port width.
+* A vector evaluation is the operations of `data/vector_functions.csv` on an ASIC, and one lane for the
+  function's cycles on an FPGA.
+* A DRAM bit costs the memory's own energy and the PHY's. Background power (standby, refresh) is drawn by the
+  connected channels for the whole time.
+
+Static power: leakage over the logic and SRAM area (ASIC); device, shell, memory controllers and the clock
+tree of all flip-flops (FPGA).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from tilewright.dataflow.errors import InputError
+from tilewright.sim.actions import ActionCounts, NestCounts, OperandBits
+from tilewright.sim.architecture import (
+    Architecture,
+    BufferMemory,
+    Component,
+    Dram,
+    MatrixArray,
+    VectorUnit,
+)
+from tilewright.sim.area import area_of, used_resources
+from tilewright.sim.device import Device
+from tilewright.sim.fpga_resources import BRAM18_SHAPES, URAM_SHAPE, lane_resources, pe_resources
+from tilewright.sim.report import Breakdown
+from tilewright.sim.technology import (
+    DEFAULT,
+    AsicTable,
+    FpgaTable,
+    asic_table,
+    fpga_table,
+    memory_energy,
+    resolve_table,
+    vector_operations,
+)
+
+STATIC = "static"
+_PJ_PER_W_AND_MHZ = 1e6  # W * cycles / MHz is microjoules
+
+
+@dataclass(frozen=True)
+class PriceBook:
+    """What one action costs on one architecture, in pJ, and what it draws at rest, in W."""
+
+    table: str
+    mac_pj: Callable[[str, OperandBits], float]
+    evaluation_pj: Callable[[str, str], float]
+    buffer_pj_per_bit: dict[str, float]
+    dram_name: str
+    dram_core_pj_per_bit: float
+    dram_interface_pj_per_bit: float
+    dram_background_w: float
+    static_w: tuple[tuple[str, float], ...]
+
+
+def price(
+    counts: ActionCounts,
+    latency_cycles: int,
+    architecture: Architecture,
+    device: Device,
+    table: str = DEFAULT,
+) -> Breakdown:
+    """pJ of one run that takes `latency_cycles` of the architecture's clock: component, then action.
+
+    Dynamic energy is linear in `counts` and static energy in `latency_cycles`, so layers may be priced one
+    by one and summed. Raises InputError for an unknown table or a component without a price.
+    """
+    book = price_book(architecture, device, resolve_table(device, table))
+    actions: dict[str, dict[str, float]] = {}
+
+    def add(component: str, action: str, energy_pj: float) -> None:
+        own = actions.setdefault(component, {})
+        own[action] = own.get(action, 0.0) + energy_pj
+
+    for (component, bits), n_macs in counts.macs.items():
+        add(component, f"mac_{bits[0]}x{bits[1]}", n_macs * book.mac_pj(component, bits))
+    for (component, function), n in counts.evaluations.items():
+        add(component, function, n * book.evaluation_pj(component, function))
+    for name, bits_read in counts.buffer_read_bits.items():
+        add(name, "read", bits_read * _buffer_pj(book, name))
+    for name, bits_written in counts.buffer_write_bits.items():
+        add(name, "write", bits_written * _buffer_pj(book, name))
+    add(book.dram_name, "read", 8 * counts.dram_read_bytes * book.dram_core_pj_per_bit)
+    add(book.dram_name, "write", 8 * counts.dram_write_bytes * book.dram_core_pj_per_bit)
+    moved_bits = 8 * (counts.dram_read_bytes + counts.dram_write_bytes)
+    add(book.dram_name, "interface", moved_bits * book.dram_interface_pj_per_bit)
+    time = latency_cycles / architecture.clock_mhz * _PJ_PER_W_AND_MHZ
+    add(book.dram_name, "background", book.dram_background_w * time)
+    for name, power_w in book.static_w:
+        add(STATIC, name, power_w * time)
+    return Breakdown.of(
+        "energy_pj",
+        tuple(
+            Breakdown.of(component, tuple(Breakdown(action, value) for action, value in own.items()))
+            for component, own in actions.items()
+        ),
+    )
+
+
+def nest_pj(nest: NestCounts, architecture: Architecture, device: Device, table: str = DEFAULT) -> float:
+    """Dynamic pJ of one nest; over all nests they sum to `price` without background and static energy."""
+    book = price_book(architecture, device, resolve_table(device, table))
+    energy = nest.macs * book.mac_pj(nest.component, nest.mac_bits) if nest.macs else 0.0
+    for function, n in nest.evaluations:
+        energy += n * book.evaluation_pj(nest.component, function)
+    for name, bits_read, bits_written in nest.buffer_bits:
+        energy += (bits_read + bits_written) * _buffer_pj(book, name)
+    per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
+    return energy + 8 * (nest.dram_read_bytes + nest.dram_write_bytes) * per_bit
+
+
+@lru_cache(maxsize=4096)
+def price_book(architecture: Architecture, device: Device, table: str) -> PriceBook:
+    """Unit prices of an architecture; `table` is a resolved name. Raises as `price` does."""
+    components = architecture.component_by_name
+    if device.is_fpga:
+        fpga = fpga_table(device, table)
+        mac, evaluation, buffer = _fpga_prices(fpga)
+    else:
+        asic = asic_table(device, table)
+        mac, evaluation, buffer = _asic_prices(asic)
+    drams = architecture.of_kind(Dram)
+    dram = drams[0] if drams else Dram("dram", device.memory_config, device.memory_channels)
+    memory = memory_energy(dram.config)
+    if device.is_fpga:
+        static_w = _fpga_static_w(architecture, device, fpga, memory.n_stacks(dram.channels))
+    else:
+        static_w = _asic_static_w(architecture, device, asic)
+    return PriceBook(
+        table=table,
+        mac_pj=cache(lambda name, bits: mac(components[name], bits)),
+        evaluation_pj=cache(lambda name, function: evaluation(components[name], function)),
+        buffer_pj_per_bit={one.name: buffer(one) for one in architecture.of_kind(BufferMemory)},
+        dram_name=dram.name,
+        dram_core_pj_per_bit=memory.core_pj_per_bit,
+        dram_interface_pj_per_bit=memory.interface_pj_per_bit,
+        dram_background_w=memory.background_w_per_channel * dram.channels,
+        static_w=static_w,
+    )
+
+
+MacPrice = Callable[[Component, OperandBits], float]
+EvaluationPrice = Callable[[Component, str], float]
+BufferPrice = Callable[[BufferMemory], float]
+
+
+def _asic_prices(table: AsicTable) -> tuple[MacPrice, EvaluationPrice, BufferPrice]:
+    def mac(component: Component, bits: OperandBits) -> float:
+        return _asic_mac_pj(component, bits, table)
+
+    def evaluation(component: Component, function: str) -> float:
+        assert isinstance(component, VectorUnit | MatrixArray)
+        width = component.element_bits if isinstance(component, VectorUnit) else 16
+        # lanes compute in floating point of their width, at least 16 bit
+        width = max(width, 16)
+        operations = vector_operations(function)
+        return (
+            operations.multiplies * table.float_multiply_pj(width)
+            + operations.adds * table.float_add_pj(width)
+            + operations.lookups * width * table.sram_pj_per_bit(512 * width / 8)
+            + 2 * width * table.register_pj_per_bit  # operand and result
+        )
+
+    def buffer(memory: BufferMemory) -> float:
+        if memory.kind == "register":
+            return table.register_pj_per_bit
+        return table.sram_pj_per_bit(memory.capacity_bytes / memory.banks)
+
+    return mac, evaluation, buffer
+
+
+def _asic_mac_pj(component: Component, bits: OperandBits, table: AsicTable) -> float:
+    """A multiply, an addition into the accumulator and the registers of the PE that change every cycle."""
+    weight_bits, activation_bits, accumulator_bits = bits
+    arithmetic, stationarity = "mac", "output"
+    if isinstance(component, MatrixArray):
+        arithmetic, stationarity = component.arithmetic, component.stationarity
+    moved_bits = weight_bits + activation_bits + accumulator_bits
+    if stationarity == "weight":
+        moved_bits -= weight_bits
+    elif stationarity == "input":
+        moved_bits -= activation_bits
+    add = table.int_add_pj(accumulator_bits) + moved_bits * table.register_pj_per_bit
+    if arithmetic in ("mac", "packed_mac"):
+        return table.int_multiply_pj(weight_bits, activation_bits) + add
+    if arithmetic == "ternary_add":
+        return add
+    if arithmetic == "shift_add":  # a barrel shifter switches about as much as an addition
+        return table.int_add_pj(activation_bits + weight_bits) + add
+    raise InputError(f"{component.name}: arithmetic {arithmetic!r} has no energy in table {table.name!r}")
+
+
+def _fpga_prices(table: FpgaTable) -> tuple[MacPrice, EvaluationPrice, BufferPrice]:
+    def mac(component: Component, bits: OperandBits) -> float:
+        if isinstance(component, MatrixArray):
+            lut, ff, dsp = pe_resources(component)
+        else:
+            assert isinstance(component, VectorUnit)
+            lut, ff, dsp = lane_resources(component)
+        dsp_pj = table.dsp_pj_at(max(bits[0], bits[1]))
+        return lut * table.lut_pj + ff * table.ff_pj + dsp * dsp_pj
+
+    def evaluation(component: Component, function: str) -> float:
+        assert isinstance(component, VectorUnit)
+        lut, ff, dsp = lane_resources(component)
+        cycles = dict(component.cycles_per_evaluation).get(function, 1)
+        per_cycle = lut * table.lut_pj + ff * table.ff_pj + dsp * table.dsp_pj_at(component.element_bits)
+        return cycles * per_cycle
+
+    def buffer(memory: BufferMemory) -> float:
+        if memory.kind == "uram":
+            blocks = -(-memory.port_bits // URAM_SHAPE[1])
+            return blocks * table.uram_pj / memory.port_bits
+        if memory.kind == "bram":
+            return _bram_pj_per_bit(memory, table)
+        if memory.kind == "lutram":
+            return table.lutram_pj / 2  # a LUT holds two bits side by side in its narrow modes
+        return table.ff_pj
+
+    return mac, evaluation, buffer
+
+
+def _bram_pj_per_bit(memory: BufferMemory, table: FpgaTable) -> float:
+    """Only the blocks that hold the addressed word are enabled; a BRAM18 takes half of a BRAM36."""
+    halves = -(-memory.port_bits // BRAM18_SHAPES[0][1])
+    return halves / 2 * table.bram36_pj / memory.port_bits
+
+
+def _fpga_static_w(
+    architecture: Architecture, device: Device, table: FpgaTable, n_stacks: int
+) -> tuple[tuple[str, float], ...]:
+    """Device, shell, memory controllers; the clock tree switches at every cycle whatever the design does."""
+    flip_flops = dict(device.shell)["ff"] + sum(one.ff for _, one in used_resources(architecture, device))
+    return (
+        ("device", table.static_w),
+        ("shell", table.shell_w),
+        ("memory_controllers", table.memory_controller_w_per_stack * n_stacks),
+        ("clock_tree", flip_flops * table.clock_pj_per_ff * architecture.clock_mhz * 1e-6),
+    )
+
+
+def _asic_static_w(
+    architecture: Architecture, device: Device, table: AsicTable
+) -> tuple[tuple[str, float], ...]:
+    """Leakage of logic and SRAM; the PHYs' own power is in the energy per bit."""
+    area = area_of(architecture, device)
+    assert area.mm2 is not None
+    assert area.parts is not None
+    memory = sum(part.value for part in area.parts.children if part.name in _dram_names(architecture))
+    return (("leakage", (area.mm2 - memory) * table.leakage_w_per_mm2),)
+
+
+def _dram_names(architecture: Architecture) -> set[str]:
+    return {dram.name for dram in architecture.of_kind(Dram)}
+
+
+def _buffer_pj(book: PriceBook, name: str) -> float:
+    if name not in book.buffer_pj_per_bit:
+        raise InputError(f"{name!r} holds buffers but is no memory, so its accesses have no price")
+    return book.buffer_pj_per_bit[name]
