@@ -16,7 +16,7 @@ PRESETS = {"tiny-gpt2-2l-64d": "tiny-gpt2"}
 PHASES = ("params", "prefill", "decode")
 ADAPTERS = ("lora_",)
 #: Metrics of other tools or of what eager PyTorch allocates, which a dataflow graph does not have.
-FOREIGN = ("uncounted_calls", "onnx_", "saved_for_backward")
+FOREIGN = ("uncounted_", "onnx_", "saved_for_backward")
 COUNTED = set(Counts.__dataclass_fields__) | {"flops_extra_vs_base"}
 
 

@@ -127,7 +127,7 @@ def _replace_rows(builder: LayerBuilder, table: str, tokens: str, output: str, n
     name = word(table)
     rank = builder.rank(f"k_{name}", n_rows)
     path = f"{builder.full_path(table)}.trainable_tokens_delta"
-    rows = builder.adapter_weight(f"{name}_trained_tokens", (rank, "d"), path)
-    inputs = (builder.access(tokens), Access(rows, (Index(), Index.of("d"))), builder.access(output))
     ranks = builder.ranks_of(output)
+    rows = builder.adapter_weight(f"{name}_trained_tokens", (rank, ranks[-1]), path)
+    inputs = (builder.access(tokens), Access(rows, (Index(), Index.of(ranks[-1]))), builder.access(output))
     return builder.gather(f"{name}_replace", f"{name}_replaced", ranks, inputs, group="adapter")

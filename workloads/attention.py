@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import LayerBuilder, Linear, shifted
+from tilewright.workloads.norms import Norm, normalise
+from tilewright.workloads.run import KEPT_ROWS, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,8 @@ class Attention:
 
     Either `fused` names the one module that writes queries, keys and values, or `query`, `key` and
     `value` name one each. `rotary_dim` elements of a head are rotated; 0 is no rotary embedding.
+    A token sees the last `window` tokens, itself included; None is all. `query_norm` and `key_norm`
+    normalise each head. `cached` attention keeps keys and values of earlier tokens.
     """
 
     path: str
@@ -31,11 +35,24 @@ class Attention:
     window: int | None = None
     rotary_dim: int = 0
     cached: bool = True
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
 
     @property
     def groups_rank(self) -> str:
         """The rank of keys' and values' heads: `h`, or `g` where queries share them."""
         return "h" if self.n_kv_heads == self.n_heads else "g"
+
+    def n_past(self, run: Run) -> int:
+        """Earlier tokens whose keys and values are held: a window keeps one less than itself."""
+        if not self.cached:
+            return 0
+        return run.cache if self.window is None else min(run.cache, self.window - 1)
+
+    def n_kept(self, run: Run) -> int:
+        """Tokens whose keys and values are held after the step."""
+        n_keys = self.n_past(run) + run.seq
+        return n_keys if self.window is None else min(n_keys, self.window - 1)
 
 
 #: A tensor of heads by (token index, head index): the access of [b, token, head, e] in it.
@@ -47,14 +64,18 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
     builder.rank("h", spec.n_heads)
     builder.rank(spec.groups_rank, spec.n_kv_heads)
     builder.rank("e", spec.head_dim)
-    builder.rank("n", builder.run.n_keys if spec.cached else builder.run.seq)
+    builder.rank("n", spec.n_past(builder.run) + builder.run.seq)
     query, key, value = _project(builder, x, spec)
+    if spec.query_norm:
+        query = _normalise_heads(builder, query, "h", spec.query_norm)
+    if spec.key_norm:
+        key = _normalise_heads(builder, key, spec.groups_rank, spec.key_norm)
     if spec.rotary_dim:
         query = _rotate(builder, query, "h", "query", spec)
         key = _rotate(builder, key, spec.groups_rank, "key", spec)
     if spec.cached:
-        key = _append(builder, key, spec.groups_rank, "key")
-        value = _append(builder, value, spec.groups_rank, "value")
+        key = _append(builder, key, spec, "key")
+        value = _append(builder, value, spec, "value")
     mixed = _mix(builder, query, key, value, spec)
     return builder.linear(
         Linear(f"{spec.path}.{spec.output}", builder.access(mixed), ("d",), ("h", "e"), spec.output_bias)
@@ -100,20 +121,28 @@ def _rotate(builder: LayerBuilder, rows: HeadRows, heads: str, name: str, spec: 
     return _plain_rows(rotated)
 
 
-def _append(builder: LayerBuilder, rows: HeadRows, heads: str, name: str) -> HeadRows:
-    """Write the new rows behind the cached ones: [b, heads, n, e], n = cache + m.
+def _normalise_heads(builder: LayerBuilder, rows: HeadRows, heads: str, norm: Norm) -> HeadRows:
+    return _plain_rows(normalise(builder, rows(Index.of("m"), Index.of(heads)), norm))
 
-    The cached rows are read at a constant index: they stay in place, only the new ones move.
+
+def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -> HeadRows:
+    """Write the new rows behind the cached ones: [b, heads, n, e], n = past + m.
+
+    The past rows are read at a constant index: they stay in place, only the new ones move. The
+    operator's `kept_rows` are those that the cache still holds after the step.
     """
-    cache, run = f"{name}_cache", builder.run
+    cache, run, heads = f"{name}_cache", builder.run, spec.groups_rank
     inputs = [rows(Index.of("m"), Index.of(heads))]
-    if run.cache:
-        builder.rank("p", run.cache)
-        past = builder.input(f"{name}_past", ("b", heads, "p", "e"), Role.KV_CACHE)
-        inputs.insert(0, Access(past, (Index.of("b"), Index.of(heads), Index(), Index.of("e"))))
+    if past := spec.n_past(run):
+        builder.rank("p", past)
+        earlier = builder.input(f"{name}_past", ("b", heads, "p", "e"), Role.KV_CACHE)
+        inputs.insert(0, Access(earlier, (Index.of("b"), Index.of(heads), Index(), Index.of("e"))))
     builder.tensor(cache, ("b", heads, "n", "e"), Role.KV_CACHE)
-    indices = (Index.of("b"), Index.of(heads), shifted("m", run.cache), Index.of("e"))
-    builder.add(f"append_{name}", Kind.SCATTER, Access(cache, indices), tuple(inputs), group="kv_cache")
+    indices = (Index.of("b"), Index.of(heads), shifted("m", past), Index.of("e"))
+    builder.add(
+        f"append_{name}", Kind.SCATTER, Access(cache, indices), tuple(inputs), group="kv_cache",
+        parameters=((KEPT_ROWS, spec.n_kept(run)),),
+    )  # fmt: skip
     builder.keep(cache)
     return lambda token, head: Access(cache, (Index.of("b"), head, token, Index.of("e")))
 
@@ -122,7 +151,7 @@ def _mask(builder: LayerBuilder, spec: Attention) -> Mask | None:
     """The positions that are computed: all of them in the reference's lowering."""
     if builder.run.lowering == "reference" or not spec.causal:
         return None
-    past = builder.run.n_keys - builder.run.seq
+    past = spec.n_past(builder.run)
     lower = None if spec.window is None else past - spec.window + 1
     return Mask("n", "m", upper=past, lower=lower)
 

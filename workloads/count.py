@@ -8,7 +8,7 @@ from typing import Any
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Kind
 from tilewright.dataflow.tensor import DTYPE_BITS, Role
-from tilewright.workloads.run import Parameter
+from tilewright.workloads.run import KEPT_ROWS, Parameter
 from tilewright.workloads.workload import Workload
 
 #: The share of the counts that a contraction belongs to, by its group; other groups are linear.
@@ -160,12 +160,15 @@ def _output_elements(workload: Workload) -> int:
 
 
 def _cache_elements(graph: Graph) -> int:
-    """Elements that the layer leaves in the cache: keys, values, recurrent states."""
-    return sum(
-        graph.n_elements(name)
-        for name in graph.outputs
-        if graph.tensor_by_name[name].role in (Role.KV_CACHE, Role.STATE)
-    )
+    """Elements that the layer leaves behind: keys and values that are kept, recurrent states."""
+    total = 0
+    for name in graph.outputs:
+        if graph.tensor_by_name[name].role not in (Role.KV_CACHE, Role.STATE):
+            continue
+        elements = graph.n_elements(name)
+        kept = dict(graph.producer[name].parameters).get(KEPT_ROWS)
+        total += elements if kept is None else elements // graph.size("n") * int(kept)
+    return total
 
 
 def peak_activation_bytes(graph: Graph) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, shifted, word
+from tilewright.workloads.builder import LayerBuilder, Linear, shifted, word
 from tilewright.workloads.norms import Norm, normalise
 
 
@@ -12,7 +12,9 @@ from tilewright.workloads.norms import Norm, normalise
 class Embedding:
     """`table` has `vocab_size` rows; `positions`, if named, `n_positions` learned rows.
 
-    Position p reads row p + `position_offset`.
+    Position p reads row p + `position_offset`. Rows of a `table_width` other than the model's go through
+    the linear module `project`. Rows are multiplied by `scale`. `n_angles` rotary angles per position are
+    computed by a matrix product where the reference does so.
     """
 
     table: str
@@ -21,6 +23,10 @@ class Embedding:
     n_positions: int = 0
     position_offset: int = 0
     norm: Norm | None = None
+    table_width: int = 0
+    project: str = ""
+    scale: float = 1.0
+    n_angles: int = 0
 
 
 def embed(builder: LayerBuilder, spec: Embedding) -> str:
@@ -29,11 +35,20 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
     A row that the data selects is read at a constant index.
     """
     builder.rank("v", spec.vocab_size)
+    width = builder.rank("w", spec.table_width) if spec.project else "d"
     tokens = builder.input("tokens", ("b", "m"), Role.INDEX)
-    table = builder.weight(spec.table, "weight", ("v", "d"), part="table")
-    rows = Access(table, (Index(), Index.of("d")))
-    x = builder.gather(word(spec.table), "rows", ("b", "m", "d"), (builder.access(tokens), rows))
+    table = builder.weight(spec.table, "weight", ("v", width), part="table")
+    rows = Access(table, (Index(), Index.of(width)))
+    x = builder.gather(word(spec.table), "rows", ("b", "m", width), (builder.access(tokens), rows))
     x = builder.adapt_embedding(spec.table, tokens, x)
+    if spec.n_angles and builder.run.lowering == "reference":
+        _multiply_angles(builder, spec.n_angles)
+    if spec.project:
+        x = builder.linear(Linear(spec.project, builder.access(x), ("d",), (width,)))
+    if spec.scale != 1.0:
+        factor = (("scale", spec.scale),)
+        source = (builder.access(x),)
+        x = builder.pointwise("scale_rows", "scaled", source, "scale", group="embedding", parameters=factor)
     if spec.positions:
         x = _add_positions(builder, spec, x)
     return normalise(builder, builder.access(x), spec.norm) if spec.norm else x
@@ -45,3 +60,13 @@ def _add_positions(builder: LayerBuilder, spec: Embedding, x: str) -> str:
     row = shifted("m", builder.run.cache + spec.position_offset)
     inputs = (builder.access(x), Access(table, (row, Index.of("d"))))
     return builder.pointwise("positions", "placed", inputs, "add", group="embedding")
+
+
+def _multiply_angles(builder: LayerBuilder, n_angles: int) -> None:
+    """angles[m, a] = positions[m, o] * frequencies[o, a], o = 1: the outer product as the library runs it."""
+    for rank, size in (("o", 1), ("a", n_angles)):
+        builder.rank(rank, size)
+    positions = builder.input("positions_column", ("m", "o"), Role.INDEX)
+    frequencies = builder.input("frequencies", ("o", "a"))
+    inputs = (builder.access(positions), builder.access(frequencies))
+    builder.keep(builder.contraction("rotary_angles", "angles", ("m", "a"), inputs, "bmm"))

@@ -35,7 +35,8 @@ class Lora:
             f"{name}_lora_rows", f"{name}_lora_low", (*builder.ranks_of(tokens), rank),
             (builder.access(tokens), Access(rows, (Index(), Index.of(rank)))), group="adapter",
         )  # fmt: skip
-        return self._raise(builder, name, path, low, ("d",), output, suffix="embedding_B")
+        width = builder.ranks_of(output)[-1:]
+        return self._raise(builder, name, path, low, width, output, suffix="embedding_B")
 
     def _raise(
         self,

@@ -19,9 +19,9 @@ class Norm:
     bias: bool = False
 
 
-def layer_norm(module: str, epsilon: float) -> Norm:
-    """LayerNorm with weight and bias."""
-    return Norm(module, "layernorm", epsilon, bias=True)
+def layer_norm(module: str, epsilon: float, affine: bool = True) -> Norm:
+    """LayerNorm with weight and bias, or with neither."""
+    return Norm(module, "layernorm", epsilon, weight=affine, bias=affine)
 
 
 def rms_norm(module: str, epsilon: float) -> Norm:

@@ -13,6 +13,9 @@ AdapterMode = Literal["unmerged", "merged", "none"]
 AttentionForm = Literal["three_pass", "one_pass"]
 Part = Literal["table", "body", "head"]
 
+#: The parameter of a cache append that tells how many rows the cache still holds after the step.
+KEPT_ROWS = "kept_rows"
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:

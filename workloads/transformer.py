@@ -45,6 +45,7 @@ class Transformer:
     final_norm: Norm | None
     head: Head | None
     max_positions: int | None = None  # tokens that fit; None: no limit
+    output_projection: tuple[str, int] | None = None  # module and width between the blocks and the head
 
     @property
     def n_layers(self) -> int:
@@ -120,7 +121,7 @@ def _residual(builder: LayerBuilder, name: str, output: str, *terms: str) -> str
 
 def _finish(builder: LayerBuilder, model: Transformer) -> str:
     x = builder.input("x", ("b", "m", "d"))
-    return finish(builder, x, model.final_norm, model.head)
+    return finish(builder, x, model.final_norm, model.head, model.output_projection)
 
 
 class _Lowering:

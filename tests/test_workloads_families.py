@@ -1,0 +1,118 @@
+"""What each family's file describes, on small models whose sizes are worked out by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tilewright.dataflow.errors import InputError
+from tilewright.workloads.count import Counts, count
+from tilewright.workloads.workload import Workload, load_workload
+
+#: 2 layers, width 16, 4 heads of 4, 2 heads of keys and values, inner width 24, 10 tokens known.
+_ROTARY = {
+    "vocab_size": 10, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+}  # fmt: skip
+_ATTENTION = 16 * 16 + 2 * 16 * 8 + 16 * 16
+_GATED = 3 * 16 * 24
+
+
+def _load(folder: Path, model_type: str, fields: dict[str, Any], **terms: Any) -> Workload:
+    file = folder / "config.json"
+    file.write_text(json.dumps({"model_type": model_type, **fields}))
+    return load_workload(file, lowering="reference", **terms)
+
+
+def _count(folder: Path, model_type: str, fields: dict[str, Any], **terms: Any) -> Counts:
+    return count(_load(folder, model_type, fields, **terms))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "extra", "per_layer", "rest"),
+    [
+        ("llama", {}, _ATTENTION + _GATED + 32, 160 + 160 + 16),
+        ("llama", {"attention_bias": True, "mlp_bias": True}, _ATTENTION + _GATED + 32 + 48 + 64, 336),
+        ("llama", {"tie_word_embeddings": True}, _ATTENTION + _GATED + 32, 160 + 16),
+        ("mistral", {}, _ATTENTION + _GATED + 32, 336),
+        ("qwen2", {}, _ATTENTION + _GATED + 32 + 32, 336),
+        ("qwen3", {}, _ATTENTION + _GATED + 32 + 8, 336),
+        ("gemma", {}, _ATTENTION + _GATED + 32, 160 + 16),
+        ("phi", {}, _ATTENTION + 48 + 2 * 16 * 24 + 24 + 16 + 32, 160 + 160 + 10 + 32),
+    ],
+)
+def test_parameters_are_those_of_the_modules(
+    tmp_path: Path, model_type: str, extra: dict[str, Any], per_layer: int, rest: int
+) -> None:
+    assert _count(tmp_path, model_type, _ROTARY | extra).params_total == 2 * per_layer + rest
+
+
+def test_shared_keys_shrink_the_cache_and_not_the_products(tmp_path: Path) -> None:
+    shared = _count(tmp_path, "llama", _ROTARY, seq=8)
+    own = _count(tmp_path, "llama", _ROTARY | {"num_key_value_heads": 4}, seq=8)
+    assert shared.flops_attention_bmm == own.flops_attention_bmm == 2 * 2 * 2 * 8 * 8 * 16
+    assert shared.kv_cache_bytes_fp16 == 2 * 2 * 8 * 8 * 2  # keys and values, layers, tokens, g e, bytes
+    assert own.kv_cache_bytes_fp16 == 2 * shared.kv_cache_bytes_fp16
+
+
+def test_a_window_bounds_what_a_step_sees_and_what_it_keeps(tmp_path: Path) -> None:
+    fields = _ROTARY | {"sliding_window": 32}
+    step = _count(tmp_path, "mistral", fields, phase="decode", cache=100)
+    assert step.flops_attention_bmm == 2 * 2 * 2 * 32 * 16
+    assert step.kv_cache_bytes_fp16 == 2 * 2 * 31 * 8 * 2
+
+
+def test_the_hardware_computes_only_what_the_window_lets_it_see(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "mistral", **_ROTARY, "sliding_window": 3}))
+    counts = count(load_workload(file, seq=6))
+    assert counts.flops_attention_bmm == 2 * 2 * 2 * (1 + 2 + 3 + 3 + 3 + 3) * 16
+
+
+def test_layers_with_and_without_a_window_are_two_classes(tmp_path: Path) -> None:
+    fields = _ROTARY | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    blocks = _load(tmp_path, "qwen2", fields, seq=8).network[1:-1]
+    assert [(block.name, block.count) for block in blocks] == [("block_0", 1), ("block_1", 1)]
+
+
+def test_rotary_angles_are_a_product_in_the_releases_that_computed_them_so(tmp_path: Path) -> None:
+    flops = {
+        version: _count(tmp_path, "llama", _ROTARY | {"transformers_version": version}, seq=8).flops_total
+        for version in ("4.57.6", "5.23.0", "4.31.0")
+    }
+    assert flops["4.57.6"] - flops["5.23.0"] == 2 * (4 // 2) * 8
+    assert flops["4.31.0"] == flops["5.23.0"]
+
+
+def test_both_spellings_of_the_rotated_share_are_read(tmp_path: Path) -> None:
+    for extra in ({"partial_rotary_factor": 0.25}, {"rope_parameters": {"partial_rotary_factor": 0.25}}):
+        block = _load(tmp_path, "phi", _ROTARY | {"head_dim": 8} | extra).network[1].graph
+        rotate = next(operator for operator in block.operators if operator.name == "rotate_query")
+        assert rotate.parameters == (("rotary_dim", 2),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
+        ({"layer_types": ["full_attention"]}, "layer_types: 1 layers given, num_hidden_layers is 2"),
+        ({"rope_parameters": {"partial_rotary_factor": "x"}}, "rope_parameters.partial_rotary_factor must"),
+        ({"head_dim": 0}, "head_dim: input should be greater than 0, got 0"),
+    ],
+)
+def test_contradictory_fields_are_refused(tmp_path: Path, fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        _load(tmp_path, "llama", _ROTARY | fields)
+    assert expected in str(error.value)
+
+
+def test_opt_projects_a_narrow_table_and_normalises_behind_the_sums(tmp_path: Path) -> None:
+    fields = {
+        "vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 24,
+        "max_position_embeddings": 6, "word_embed_proj_dim": 8, "do_layer_norm_before": False,
+    }  # fmt: skip
+    per_layer = 4 * (256 + 16) + 2 * 16 * 24 + 24 + 16 + 64
+    counts = _count(tmp_path, "opt", fields, seq=3)
+    assert counts.params_total == 2 * per_layer + 80 + (6 + 2) * 16 + 2 * 8 * 16
+    assert counts.flops_output_head == 2 * 3 * 8 * 10
