@@ -7,6 +7,7 @@ compiled kernel. What the engine means by every construct of a program stands in
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.program import Program
@@ -20,11 +21,23 @@ from tilewright.sim.engine_kernel import (
     NOW,
     State,
     Tables,
-    simulate,
 )
 from tilewright.sim.engine_leaf import FixedBandwidth, LeafPricer, MemoryService
+from tilewright.sim.engine_steady import (
+    N_FREE_ROWS,
+    N_HISTORY_SCALARS,
+    NEST_WORDS,
+    ROW_BODY,
+    History,
+    simulate,
+)
 from tilewright.sim.engine_tables import EngineError, Layout, levels_of
 from tilewright.sim.report import Extrapolation
+
+IntArray = NDArray[np.int64]
+
+#: Words of saved states at most; steady states are looked for at as many levels as fit.
+_HISTORY_WORDS = 1 << 23
 
 __all__ = [
     "EngineError",
@@ -149,11 +162,11 @@ def _dram_name(architecture: Architecture) -> str:
     return drams[0].name
 
 
-def new_state(tables: Tables) -> State:
-    """The state before cycle 0."""
+def new_state(tables: Tables, n_traced: int = 0) -> State:
+    """The state before cycle 0, with room to trace the first `n_traced` leaves."""
     n_nests, n_loops = tables.nest_resource.size, tables.loop_trips.size
 
-    def zeros(size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def zeros(size: int) -> IntArray:
         return np.zeros(size, dtype=np.int64)
 
     return State(
@@ -176,20 +189,67 @@ def new_state(tables: Tables) -> State:
         free=tables.resource_capacity.copy(),
         running=zeros(n_nests),
         queued=zeros(n_nests),
+        active=zeros(n_nests),
+        turned=np.zeros((n_nests, 2), dtype=np.int64),
+        trace=np.zeros((n_traced, 3), dtype=np.int64),
     )
 
 
-def run(tasks: Tasks) -> Timing:
+def new_history(tables: Tables) -> History:
+    """Room for the saved states; memory is touched only where states are really saved."""
+    n_levels = tables.loop_trips.size
+    width = ROW_BODY + NEST_WORDS * tables.nest_resource.size + n_levels + 2 * tables.port_nest.size
+    n_rows = min(n_levels, max(1, _HISTORY_WORDS // width))
+
+    def filled(value: int, size: int) -> IntArray:
+        return np.full(size, value, dtype=np.int64)
+
+    scalars = filled(0, N_HISTORY_SCALARS)
+    scalars[N_FREE_ROWS] = n_rows
+    return History(
+        scalars=scalars,
+        rows=np.empty((n_rows, width), dtype=np.int64),
+        free_rows=np.arange(n_rows, dtype=np.int64),
+        count=filled(0, n_levels),
+        next_save=filled(0, n_levels),
+        row=filled(-1, n_levels),
+        level=filled(0, tables.nest_resource.size),
+        step=filled(0, tables.nest_resource.size),
+        skipped=filled(0, n_levels),
+        period_iterations=filled(0, n_levels),
+        period_cycles=filled(0, n_levels),
+    )
+
+
+def run(tasks: Tasks, fast_forward: bool = True) -> Timing:
     """Run the tasks from an idle machine to their end.
 
-    Raises EngineError if nothing can proceed (which nest waits for what) or tiles are left over.
+    `fast_forward` skips steady states; it changes nothing but the time it takes and what is reported as
+    extrapolated. Raises EngineError if nothing can proceed (which nest waits for what), or tiles are left.
     """
-    state = new_state(tasks.tables)
-    simulate(tasks.tables, state)
+    state, history = new_state(tasks.tables), new_history(tasks.tables)
+    simulate(tasks.tables, state, history, int(fast_forward))
     if state.scalars[N_DONE] < tasks.tables.nest_resource.size:
         raise EngineError(_deadlock(tasks, state))
     _check_leftovers(tasks, state)
-    return _timing(tasks, state)
+    return _timing(tasks, state, _extrapolated(tasks, history))
+
+
+def _extrapolated(tasks: Tasks, history: History) -> tuple[Extrapolation, ...]:
+    first = tasks.tables.loop_first
+    found = []
+    for loop in np.flatnonzero(history.skipped):
+        nest = int(np.searchsorted(first, loop, side="right")) - 1
+        found.append(
+            Extrapolation(
+                tasks.program.nests[nest].name,
+                "*".join(tasks.level_names[loop]),
+                int(history.period_iterations[loop]),
+                int(history.period_cycles[loop]),
+                int(history.skipped[loop]),
+            )
+        )
+    return tuple(found)
 
 
 def _deadlock(tasks: Tasks, state: State) -> str:
@@ -226,7 +286,7 @@ def _check_leftovers(tasks: Tasks, state: State) -> None:
             )
 
 
-def _timing(tasks: Tasks, state: State) -> Timing:
+def _timing(tasks: Tasks, state: State, extrapolated: tuple[Extrapolation, ...]) -> Timing:
     rows = zip(
         state.start.tolist(),
         state.end.tolist(),
@@ -251,6 +311,7 @@ def _timing(tasks: Tasks, state: State) -> Timing:
         busy_cycles=tuple(busy.items()),
         capacity=tuple(capacity.items()),
         n_simulated=int(state.scalars[N_ENDED]),
+        extrapolated=extrapolated,
     )
 
 

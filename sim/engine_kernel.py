@@ -28,7 +28,11 @@ N_QUEUED = 2
 N_DONE = 3
 DRAM_FREE = 4  # first cycle at which the DRAM can serve another transfer
 N_ENDED = 5  # leaves simulated, skipped ones not counted
-N_SCALARS = 8
+N_ACTIVE = 6
+EPOCH = 7  # how often a nest has started or finished
+N_TURNS = 8  # odometers that advanced in this instant
+N_TRACED = 9
+N_SCALARS = 10
 
 
 class Tables(NamedTuple):
@@ -87,8 +91,11 @@ class State(NamedTuple):
     freed: IntArray  # per buffer
     given: IntArray  # per port: tokens that a reader has given back, earlier groups' included
     free: IntArray  # per resource
-    running: IntArray
+    running: IntArray  # nests, ascending
     queued: IntArray
+    active: IntArray  # nests that have started and are not done
+    turned: IntArray  # (n_nests, 2): nest and level of each odometer that advanced in this instant, -1: done
+    trace: IntArray  # (n, 3): nest, first and last cycle of the first n leaves
 
 
 @kernel
@@ -101,7 +108,7 @@ def trips_at(tables: Tables, loop: int, of_trip: int) -> int:
 
 
 @kernel
-def _cut_loops(tables: Tables, state: State, nest: int) -> None:
+def cut_loops(tables: Tables, state: State, nest: int) -> None:
     """Apply the limits of a nest's loops to its present odometer."""
     for loop in range(tables.loop_first[nest], tables.loop_first[nest + 1]):
         limiter = tables.loop_limiter[loop]
@@ -143,6 +150,9 @@ def _start(tables: Tables, state: State, nest: int) -> None:
     """Let a nest ask for its first leaf; the readers of its groups begin where the earlier groups ended."""
     state.start[nest] = state.scalars[NOW]
     state.carry[nest] = -1
+    state.active[state.scalars[N_ACTIVE]] = nest
+    state.scalars[N_ACTIVE] += 1
+    state.scalars[EPOCH] += 1
     for port in range(tables.port_first[nest], tables.port_first[nest + 1]):
         group = tables.port_group[port]
         if group >= 0:
@@ -151,7 +161,7 @@ def _start(tables: Tables, state: State, nest: int) -> None:
                 reader = tables.group_ports[i]
                 state.given[reader] = max(state.given[reader], freed)
     if tables.nest_has_limit[nest]:
-        _cut_loops(tables, state, nest)
+        cut_loops(tables, state, nest)
     _try_queue(tables, state, nest)
 
 
@@ -163,7 +173,7 @@ def _advance(tables: Tables, state: State, nest: int) -> int:
         if state.odometer[loop] + 1 < state.trips[loop]:
             state.odometer[loop] += 1
             if tables.nest_has_limit[nest]:
-                _cut_loops(tables, state, nest)
+                cut_loops(tables, state, nest)
             return int(loop - first)
         state.odometer[loop] = 0
     return -1
@@ -202,6 +212,12 @@ def _finish(tables: Tables, state: State, nest: int) -> None:
     state.status[nest] = DONE
     state.end[nest] = state.scalars[NOW]
     state.scalars[N_DONE] += 1
+    state.scalars[EPOCH] += 1
+    state.scalars[N_ACTIVE] -= 1
+    last = state.active[state.scalars[N_ACTIVE]]
+    for i in range(state.scalars[N_ACTIVE]):
+        if state.active[i] == nest:
+            state.active[i] = last
     for i in range(tables.successor_first[nest], tables.successor_first[nest + 1]):
         successor = tables.successors[i]
         state.waits[successor] -= 1
@@ -210,8 +226,9 @@ def _finish(tables: Tables, state: State, nest: int) -> None:
 
 
 @kernel
-def _complete(tables: Tables, state: State, nest: int) -> int:
-    """End the running leaf of a nest; the level that its odometer advanced at, -1 if the nest is done."""
+def _complete(tables: Tables, state: State, nest: int) -> None:
+    """End the running leaf of a nest."""
+    state.scalars[N_ENDED] += 1
     state.free[tables.nest_resource[nest]] += 1
     state.status[nest] = BLOCKED
     state.wait_port[nest] = -1
@@ -220,12 +237,13 @@ def _complete(tables: Tables, state: State, nest: int) -> int:
     for port in range(tables.port_first[nest], tables.port_first[nest + 1]):
         if tables.port_depth[port] > carry:
             _hand_on(tables, state, port)
+    turn = state.scalars[N_TURNS]
+    state.turned[turn, 0], state.turned[turn, 1] = nest, carry
+    state.scalars[N_TURNS] += 1
     if carry < 0:
         _finish(tables, state, nest)
     else:
         _try_queue(tables, state, nest)
-    state.scalars[N_ENDED] += 1
-    return carry
 
 
 @kernel
@@ -248,12 +266,20 @@ def _run_leaf(tables: Tables, state: State, nest: int) -> None:
     state.busy[nest] += end - now
     state.own[nest] += own
     state.service[nest] += service
-    state.running[state.scalars[N_RUNNING]] = nest
+    i = state.scalars[N_RUNNING]
     state.scalars[N_RUNNING] += 1
+    while i > 0 and state.running[i - 1] > nest:
+        state.running[i] = state.running[i - 1]
+        i -= 1
+    state.running[i] = nest
+    traced = state.scalars[N_TRACED]
+    if traced < state.trace.shape[0]:
+        state.trace[traced, 0], state.trace[traced, 1], state.trace[traced, 2] = nest, now, end
+        state.scalars[N_TRACED] += 1
 
 
 @kernel
-def _grant(tables: Tables, state: State) -> None:
+def grant(tables: Tables, state: State) -> None:
     """Give free resources to queued leaves, the longest waiting first, ties by program order."""
     while True:
         best = -1
@@ -276,31 +302,29 @@ def _grant(tables: Tables, state: State) -> None:
 
 
 @kernel
-def _end_leaves(tables: Tables, state: State) -> None:
+def end_leaves(tables: Tables, state: State) -> None:
     """Go to the next instant at which a leaf ends and end all leaves that end there."""
     n_running = state.scalars[N_RUNNING]
     now = state.cycle[state.running[0]]
     for i in range(1, n_running):
         now = min(now, state.cycle[state.running[i]])
     state.scalars[NOW] = now
-    i = 0
-    while i < state.scalars[N_RUNNING]:
+    state.scalars[N_TURNS] = 0
+    n_left = 0
+    for i in range(n_running):
         nest = state.running[i]
         if state.cycle[nest] == now:
-            state.scalars[N_RUNNING] -= 1
-            state.running[i] = state.running[state.scalars[N_RUNNING]]
             _complete(tables, state, nest)
         else:
-            i += 1
+            state.running[n_left] = nest
+            n_left += 1
+    state.scalars[N_RUNNING] = n_left
 
 
 @kernel
-def simulate(tables: Tables, state: State) -> None:
-    """Run all nests from cycle 0 until nothing runs any more: all are done, or none can proceed."""
+def begin(tables: Tables, state: State) -> None:
+    """Start the nests that wait for no other one, at cycle 0."""
     for nest in range(tables.nest_waits.size):
         if tables.nest_waits[nest] == 0:
             _start(tables, state, nest)
-    _grant(tables, state)
-    while state.scalars[N_RUNNING] > 0:
-        _end_leaves(tables, state)
-        _grant(tables, state)
+    grant(tables, state)

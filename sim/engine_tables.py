@@ -76,9 +76,10 @@ def levels_of(nest: Nest) -> tuple[list[Level], list[int]]:
 
 def _without_idle_limits(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
     """Cut the loops that are limited by a loop of one trip."""
-    for position, loop in enumerate(loops):
-        if loop.trips == 1:
-            loops = (*loops[: position + 1], *cut_loops(loops[position + 1 :], loop, 0))
+    for inner in range(1, len(loops)):
+        outer = loops[inner - 1]  # itself cut by those before it
+        if outer.trips == 1:
+            loops = (*loops[:inner], *cut_loops(loops[inner:], outer, 0))
     return loops
 
 
