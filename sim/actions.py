@@ -36,7 +36,7 @@ from tilewright.dataflow.program import (
 )
 from tilewright.sim.architecture import Architecture, Component, MatrixArray, VectorUnit
 from tilewright.sim.arrays import shares
-from tilewright.sim.trips import tile_classes
+from tilewright.sim.trips import tile_classes, total_elements
 
 Key = TypeVar("Key")
 OperandBits = tuple[int, int, int]  # weights, activations, accumulator
@@ -213,11 +213,14 @@ def _entries(array: MatrixArray, m: int, n: int, k: int) -> tuple[int, int, int]
 def _transfer(nest: Nest, leaf: Transfer, traffic: _Traffic) -> int:
     """Bytes that cross the DRAM interface; the on-chip side is charged to `traffic`."""
     tile = dict(leaf.tile)
-    n_bytes = elements = 0
-    for count, shrunk in tile_classes(nest.loops, tile.keys()):
-        points = prod(_sizes(tile, shrunk).values())
-        elements += count * points
-        n_bytes += count * -(-points * leaf.element_bits // 8)
+    elements = total_elements(nest.loops, tile)
+    if leaf.element_bits % 8:
+        n_bytes = sum(
+            count * -(-prod(_sizes(tile, shrunk).values()) * leaf.element_bits // 8)
+            for count, shrunk in tile_classes(nest.loops, tile.keys())
+        )
+    else:
+        n_bytes = elements * leaf.element_bits // 8
     if leaf.direction is Direction.LOAD:
         for port in nest.writes:
             traffic.write(port, elements)
@@ -272,11 +275,10 @@ def _vector(nest: Nest, leaf: Compute, traffic: _Traffic) -> tuple[tuple[str, in
     """Evaluations by function of a vector nest; operands and results are charged to `traffic`."""
     tile = dict(leaf.tile)
     totals: dict[str, int] = {}
-    for count, shrunk in tile_classes(nest.loops, tile.keys()):
-        size = _sizes(tile, shrunk)
-        for work in leaf.functions:
-            points = prod(size.get(rank, 1) for rank in (work.ranks if any(work.ranks) else size))
-            totals[work.function] = totals.get(work.function, 0) + count * points * work.evaluations
+    for work in leaf.functions:
+        ranks = work.ranks if any(work.ranks) else tuple(tile)
+        points = total_elements(nest.loops, {rank: tile[rank] for rank in ranks})
+        totals[work.function] = totals.get(work.function, 0) + points * work.evaluations
     for port in nest.reads:
         traffic.read(port, _port_elements(nest.loops, nest.loops, port))
     for port in nest.writes:
@@ -294,9 +296,7 @@ def _port_elements(nest_loops: tuple[Loop, ...], loops: tuple[Loop, ...], port: 
     for loop in nest_loops[port.depth :]:
         if loop.rank in tile:
             tile[loop.rank] = min(tile[loop.rank], loop.tile)
-    return sum(
-        count * prod(_sizes(tile, shrunk).values()) for count, shrunk in tile_classes(loops, tile.keys())
-    )
+    return total_elements(loops, tile)
 
 
 def _sizes(tile: dict[str, int], shrunk: dict[str, int]) -> dict[str, int]:

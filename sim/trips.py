@@ -1,6 +1,7 @@
 """How many leaves of which size a nest of loops has, in closed form."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from math import prod
 
 from tilewright.dataflow.program import Loop, cut_loops, limited_trips
 
@@ -28,6 +29,23 @@ def tile_classes(loops: tuple[Loop, ...], ranks: Collection[str]) -> list[TileCl
         else:
             classes = _crossed(classes, _split(loop.trips - 1, 1, loop.rank, remainder))
     return classes if n_full == 1 else [(count * n_full, shrunk) for count, shrunk in classes]
+
+
+def total_elements(loops: tuple[Loop, ...], tile: Mapping[str, int]) -> int:
+    """Sum over all leaves of the elements of `tile` there; ranks shrink in their loop's last iteration."""
+    if any(loop.limit for loop in loops):
+        return sum(
+            count * prod(min(size, shrunk.get(rank, size)) for rank, size in tile.items())
+            for count, shrunk in tile_classes(loops, tile.keys())
+        )
+    total = prod(tile.values())
+    for loop in loops:
+        size = tile.get(loop.rank)
+        if size is None or loop.remainder == loop.tile:
+            total *= loop.trips
+        else:  # independent loops: the sum of the products is the product of the sums
+            total = total // size * ((loop.trips - 1) * size + min(size, loop.remainder))
+    return total
 
 
 def _split(n_full: int, n_last: int, rank: str, remainder: int) -> list[TileClass]:
