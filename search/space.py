@@ -73,11 +73,12 @@ class SearchSpace:
                 vector.append(index)
             yield tuple(reversed(vector))
 
-    def neighbours(self, vector: Vector) -> Iterator[Vector]:
-        """The points one step away in an ordered parameter: first all steps down, then all steps up."""
+    def neighbours(self, vector: Vector, axis: int | None = None) -> Iterator[Vector]:
+        """The points one step away in an ordered parameter, or in that of `axis`: steps down, then up."""
+        axes = range(len(vector)) if axis is None else (axis,)
         for step in (-1, 1):
-            for i, parameter in enumerate(self.parameters):
-                if parameter.ordered and 0 <= vector[i] + step < len(parameter.values):
+            for i in axes:
+                if self.parameters[i].ordered and 0 <= vector[i] + step < len(self.parameters[i].values):
                     yield (*vector[:i], vector[i] + step, *vector[i + 1 :])
 
     def random(self, n: int, rng: np.random.Generator) -> Vectors:
