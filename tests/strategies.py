@@ -26,6 +26,7 @@ from tilewright.sim.architecture import (
     Dma,
     Dram,
     MatrixArray,
+    MemoryKind,
     Stationarity,
     VectorUnit,
 )
@@ -145,7 +146,7 @@ def small_architecture(
     channels: int = 4,
 ) -> Architecture:
     """The slots of `programs` on few components; its buffers hold any program that `programs` draws."""
-    on_chip = "bram" if not device.startswith("asic") else "sram"
+    on_chip: MemoryKind = "bram" if not device.startswith("asic") else "sram"
     return Architecture(
         "small",
         device,

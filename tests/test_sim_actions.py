@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -21,10 +22,11 @@ from tilewright.dataflow.program import (
     Stage,
     Transfer,
     Unit,
+    VectorWork,
     cut_loops,
 )
 from tilewright.sim.actions import count_actions
-from tilewright.sim.architecture import Architecture, MatrixArray
+from tilewright.sim.architecture import Architecture, BufferMemory, MatrixArray
 from tilewright.sim.trips import floor_sum, tile_classes
 
 
@@ -206,6 +208,39 @@ def test_two_arrays_share_the_tile_that_both_need() -> None:
     # n = 6 is one fold of two 3-column arrays: A is read once for both.
     counts = count_actions(_gemm_program(4, 6, 5, ()), small_architecture(count=2))
     assert counts.buffer_read_bits["input_buffer"] == 4 * 5 * 8
+
+
+def test_an_accumulator_tile_given_as_third_read_is_read_once_per_leaf_that_starts_on_it() -> None:
+    # k in 2 steps: the first reads the given tile, the second what the first has written.
+    program = _gemm_program(4, 3, 10, (Loop("k", 10, 5),))
+    nest = program.nests[0]
+    given_buffer = Buffer("given", "vector_buffer", 64, 1, 32)
+    continued = replace(nest, reads=(*nest.reads, replace(nest.writes[0], buffer="given")))
+    stage = replace(program.stages[0], nests=(continued,))
+    base = small_architecture()
+    extra = BufferMemory("vector_buffer", 1024, 1, 32, "sram")
+    design = replace(
+        base, components=(*base.components, extra), slots=(*base.slots, ("vector_buffer", "vector_buffer"))
+    )
+    counts = count_actions(
+        replace(program, buffers=(*program.buffers, given_buffer), stages=(stage,)), design
+    )
+    assert counts.buffer_read_bits["vector_buffer"] == 4 * 3 * 32
+    assert counts.buffer_read_bits["output_buffer"] == 4 * 3 * 8
+    assert counts.buffer_write_bits["output_buffer"] == 2 * 4 * 3 * 8
+
+
+def test_a_running_maximum_is_read_back_for_all_but_the_first_tile() -> None:
+    # rows of 10 in tiles of 4, three tiles: the maximum of each row is written 3 times and read back twice.
+    loops = (Loop("m", 6, 2), Loop("n", 10, 4))
+    leaf = Compute(Unit.VECTOR, ("max",), (("m", 2), ("n", 4)), functions=(VectorWork("max", ()),))
+    source, result = Port("y", 2, (("m", 2), ("n", 4))), Port("x", 1, (("m", 2),))
+    nest = Nest("max", "vector", loops, leaf, (source,), (result,))
+    program = replace(_gemm_program(1, 1, 1, ()), stages=(Stage("max", ("max",), (nest,)),))
+    counts = count_actions(program, small_architecture())
+    assert counts.evaluations == {("vector", "max"): 60}
+    assert counts.buffer_read_bits == {"output_buffer": 60 * 8, "input_buffer": 2 * 6 * 8}
+    assert counts.buffer_write_bits["input_buffer"] == 3 * 6 * 8
 
 
 def test_a_million_triangular_iterations_are_counted_at_once() -> None:
