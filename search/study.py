@@ -56,7 +56,7 @@ class StudyPlan:
     `space` restricts parameters by name to some of the values that a template offers. `evaluations` is the
     number of distinct designs that are simulated; it may grow when a study is resumed, everything else may
     not change. `population` is the number of designs of a generation for each template on each device;
-    `table` names the energy table. Raises InputError if a field is wrong.
+    `tables` names the energy table. Raises InputError if a field is wrong.
     """
 
     workloads: tuple[StudyWorkload, ...]
@@ -71,7 +71,7 @@ class StudyPlan:
     evaluations: int = 1000
     seed: int = 0
     fidelity: str = "tile"
-    table: str = "default"
+    tables: tuple[str, ...] = ("default",)
     population: int | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class StudyPlan:
             "seed": self.seed,
             "population": self.population or DEFAULT_POPULATION,
             "fidelity": self.fidelity,
-            "table": self.table,
+            "tables": list(self.tables),
             "model_version": MODEL_VERSION,
         }
 
@@ -149,6 +149,8 @@ def _check(plan: StudyPlan) -> None:
     _check_choice("sampler", plan.sampler, SAMPLERS)
     _check_choice("fidelity", plan.fidelity, FIDELITIES)
     _check_choice("mapping_objective", plan.mapping_objective, MAPPING_OBJECTIVES)
+    if len(plan.tables) != 1:
+        raise InputError(f"tables must name one energy table, got {len(plan.tables)}")
     if plan.evaluations <= 0:
         raise InputError(f"evaluations must be > 0, got {plan.evaluations}")
     if plan.population is not None and plan.population < 4:

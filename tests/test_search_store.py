@@ -156,7 +156,7 @@ def test_the_key_of_an_evaluation_changes_with_all_that_decides_it_and_with_noth
     other_workload = StudyWorkload("toy", network=(), tokens=1, key="another model")
     plans = [
         toy_plan(fidelity="bound"),
-        toy_plan(table="other"),
+        toy_plan(tables=("other",)),
         toy_plan(combine="worst"),
         toy_plan(workloads=(other_workload,)),
         toy_plan(workloads=(replace(WORKLOAD, weight=2.0),)),
