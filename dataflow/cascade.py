@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from tilewright.dataflow.cascade_declare import Declarations, DeclaredTensor, declare
-from tilewright.dataflow.cascade_lower import Step, lower
+from tilewright.dataflow.cascade_lower import lower
 from tilewright.dataflow.cascade_order import in_loops
+from tilewright.dataflow.cascade_step import Step
 from tilewright.dataflow.cascade_syntax import MacroLine
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Graph

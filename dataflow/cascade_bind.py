@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from tilewright.dataflow.cascade_index import Affine, Exact, evaluate
-from tilewright.dataflow.cascade_lower import Step, SymbolicAccess
+from tilewright.dataflow.cascade_step import Step, SymbolicAccess
 from tilewright.dataflow.cascade_syntax import Expr, Place
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Graph

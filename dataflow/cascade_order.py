@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tilewright.dataflow.cascade_lower import Step
+from tilewright.dataflow.cascade_step import Step
 from tilewright.dataflow.operator import Kind
 
 

@@ -19,6 +19,7 @@ class Place:
 
 
 NOWHERE = Place(1, 1)
+Sign = Literal["+", "-", "*", "/"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    operator: Literal["+", "-", "*", "/"]
+    operator: Sign
     left: "Expr"
     right: "Expr"
     place: Place = field(default=NOWHERE, compare=False)

@@ -81,7 +81,8 @@ def _base(graph: Graph, result: Operator, adapters: set[str], base_of: dict[str,
         raise PassError(
             f"adapter operator {result.name!r} ({result.function}) is no sum with a base operator"
         )
-    bases, terms = [], []
+    bases: list[Access] = []
+    terms: list[Access] = []
     for access in result.inputs:
         producer = graph.producer.get(access.tensor)
         is_base = access.tensor in base_of or (producer is not None and producer.name not in adapters)
