@@ -6,13 +6,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.sim import dram_state as layout
+from tilewright.sim import dram_state as at
 from tilewright.sim.dram_config import DramConfig
-from tilewright.sim.dram_state import Machine, reset
+from tilewright.sim.dram_state import Table, new_table
 from tilewright.sim.dram_timing import timing_tables
 
 Ints = npt.NDArray[np.int64]
-LATENCY_BINS = 8192
+
+
+class Channel(NamedTuple):
+    """One channel between runs: its table and what its runs have written (rows of `dram_state`)."""
+
+    table: Table
+    out: Table
+
+    def count(self, column: int) -> int:
+        """A counter of the row SCALAR."""
+        return int(self.table[at.SCALAR, column])
 
 
 class Requests(NamedTuple):
@@ -25,76 +35,63 @@ class Requests(NamedTuple):
     offer_tick: Ints
 
 
-def _fixed(config: DramConfig, load: int, four_activate: int) -> Ints:
+def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
     o, c = config.organisation, config.controller
     ticks = config.ticks_per_cycle
-    fixed = np.zeros(layout.N_FIXED, dtype=np.int64)
     values = {
-        layout.N_BANKS: o.banks_per_channel,
-        layout.N_RANKS: o.ranks,
-        layout.BANKS_PER_RANK: o.banks_per_rank,
-        layout.BANKS_PER_STACK_ID: o.bank_groups * o.banks_per_group,
-        layout.BANKS_PER_GROUP: o.banks_per_group,
-        layout.READ_QUEUE: c.read_queue,
-        layout.WRITE_QUEUE: c.write_queue,
-        layout.HIGH: math.floor(round(c.write_high_fraction * c.write_queue, 6)),
-        layout.LOW: math.ceil(round(c.write_low_fraction * c.write_queue, 6)),
-        layout.PROTECT: int(c.row_hit_protection),
-        layout.COLUMN_CAP: c.column_cap,
-        layout.REFRESH_INTERVAL: config.refresh_interval_cycles * ticks,
-        layout.READ_LATENCY: config.read_latency_cycles * ticks,
-        layout.FOUR_ACTIVATE: four_activate,
-        layout.DUAL: int(config.separate_command_buses),
-        layout.TICKS: ticks,
-        layout.LOAD: load,
-        layout.BANK_QUEUE: c.bank_queue,
-        layout.CLOSED: int(c.page_policy == "closed"),
+        at.N_BANKS: o.banks_per_channel,
+        at.N_RANKS: o.ranks,
+        at.BANKS_PER_RANK: o.banks_per_rank,
+        at.BANKS_PER_STACK_ID: o.bank_groups * o.banks_per_group,
+        at.BANKS_PER_GROUP: o.banks_per_group,
+        at.READ_QUEUE: c.read_queue,
+        at.WRITE_QUEUE: c.write_queue,
+        at.HIGH: math.floor(round(c.write_high_fraction * c.write_queue, 6)),
+        at.LOW: math.ceil(round(c.write_low_fraction * c.write_queue, 6)),
+        at.PROTECT: int(c.row_hit_protection),
+        at.COLUMN_CAP: c.column_cap,
+        at.REFRESH_INTERVAL: config.refresh_interval_cycles * ticks,
+        at.READ_LATENCY: config.read_latency_cycles * ticks,
+        at.FOUR_ACTIVATE: four_activate,
+        at.DUAL: int(config.separate_command_buses),
+        at.TICKS: ticks,
+        at.LOAD: load,
+        at.BANK_QUEUE: c.bank_queue,
+        at.CLOSED: int(c.page_policy == "closed"),
     }
     if config.clocking is not None:
         values |= {
-            layout.CAS: 1,
-            layout.WRITE_COMMAND_LATENCY: config.clocking.write_latency_cycles,
-            layout.READ_COMMAND_LATENCY: config.clocking.read_command_latency_cycles,
-            layout.BURST: config.clocking.burst_cycles,
-            layout.POSTAMBLE: config.clocking.postamble_cycles,
-            layout.ACT2_DEADLINE: config.clocking.act2_deadline_cycles,
+            at.CAS: 1,
+            at.WRITE_COMMAND_LATENCY: config.clocking.write_latency_cycles,
+            at.READ_COMMAND_LATENCY: config.clocking.read_command_latency_cycles,
+            at.BURST: config.clocking.burst_cycles,
+            at.POSTAMBLE: config.clocking.postamble_cycles,
+            at.ACT2_DEADLINE: config.clocking.act2_deadline_cycles,
         }
-    for index, value in values.items():
-        fixed[index] = value
-    return fixed
+    return values
 
 
-def new_machine(config: DramConfig, load: int, n_requests: int = 0, log_room: int = 0) -> Machine:
+def new_channel(config: DramConfig, load: int, n_requests: int = 0, log_room: int = 0) -> Channel:
     """A channel at cycle 0 that notes the ends of `n_requests` requests and the first `log_room` commands."""
     o, c = config.organisation, config.controller
     n_banks = o.banks_per_channel
     span = (n_banks, o.banks_per_rank, o.bank_groups * o.banks_per_group, o.banks_per_group, 1)
-    tables = timing_tables(config.constraints, config.ticks_per_cycle, span)
-    n_nodes = c.read_queue + c.write_queue + n_banks * (1 + c.bank_queue)
-    return reset(
-        Machine(
-            np.zeros(layout.N_SCALARS, dtype=np.int64),
-            np.zeros((layout.N_BANK_FIELDS, n_banks), dtype=np.int64),
-            np.zeros((layout.N_RANK_FIELDS, o.ranks), dtype=np.int64),
-            np.zeros((layout.N_NODE_FIELDS, n_nodes), dtype=np.int64),
-            np.zeros(8, dtype=np.int64),
-            np.zeros(4 * (n_banks + o.ranks), dtype=np.int64),
-            _fixed(config, load, tables.four_activate_ticks),
-            tables.rules,
-            tables.first,
-            np.zeros((4, log_room), dtype=np.int64),
-            np.zeros(LATENCY_BINS, dtype=np.int64),
-            np.full(n_requests, -1, dtype=np.int64),
-        )
-    )
+    timing = timing_tables(config.constraints, config.ticks_per_cycle, span)
+    fixed = _fixed(config, load, timing.four_activate_ticks) | {
+        at.N_NODES: c.read_queue + c.write_queue + n_banks * (1 + c.bank_queue),
+        at.LOG_ROOM: log_room,
+        at.DONE_ROOM: n_requests,
+    }
+    out = np.zeros((at.N_OUT_ROWS, max(at.LATENCY_BINS, n_requests, log_room)), dtype=np.int64)
+    return Channel(new_table(fixed, timing.rules, timing.first), out)
 
 
-def run(machine: Machine, requests: Requests, drain: bool) -> None:
+def run(channel: Channel, requests: Requests, drain: bool) -> None:
     """Serve `requests` from the state at hand on; with `drain` until the last one is done."""
     from tilewright.sim.dram_frfcfs import run_frfcfs
 
-    machine.scalar[layout.POSITION] = 0
-    run_frfcfs(machine, *requests, drain)
+    channel.table[at.SCALAR, at.POSITION] = 0
+    run_frfcfs(channel.table, channel.out, *requests, drain)
 
 
 def channel_requests(config: DramConfig, address: Ints, is_write: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:

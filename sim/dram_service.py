@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.dataflow.errors import InputError
-from tilewright.sim import dram_state as layout
-from tilewright.sim.dram_channel import Requests, channel_requests, new_machine, run
+from tilewright.sim import dram_state as at
+from tilewright.sim.dram_channel import Channel, Requests, channel_requests, new_channel, run
 from tilewright.sim.dram_config import DramConfig
-from tilewright.sim.dram_state import Machine
 from tilewright.sim.dram_timing import REF
 
 Ints = npt.NDArray[np.int64]
@@ -96,21 +95,22 @@ def steady_gb_per_s(config_name: str, run_bytes: int, is_write: bool, random: bo
     flags = np.full(address.size, is_write)
     channel, table = channel_requests(config, address, flags)
     table = np.ascontiguousarray(table[:, channel == 0])
-    machine = new_machine(config, layout.SATURATE, table.shape[1], 4 * table.shape[1])
-    run(machine, Requests(table, np.zeros(0, dtype=np.int64)), True)
-    begin, end = _window(machine)
-    served = int(((machine.done > begin) & (machine.done <= end)).sum())
+    one = new_channel(config, at.SATURATE, table.shape[1], 4 * table.shape[1])
+    run(one, Requests(table, np.zeros(0, dtype=np.int64)), True)
+    begin, end = _window(one)
+    done = one.out[at.DONE, : table.shape[1]]
+    served = int(((done > begin) & (done <= end)).sum())
     time_ns = (end - begin) / config.ticks_per_cycle * config.tck_ns
     return served * config.transaction_bytes * config.organisation.channels / time_ns
 
 
-def _window(machine: Machine) -> tuple[int, int]:
+def _window(one: Channel) -> tuple[int, int]:
     """First and last tick of a whole number of refresh intervals in the middle of a run."""
-    logged = machine.log[:, : machine.scalar[layout.N_LOGGED]]
-    refresh = logged[0, (logged[1] == REF) & (logged[2] == 0)]
+    log = one.out[:, : one.count(at.N_LOGGED)]
+    refresh = log[at.LOG_TICK, (log[at.LOG_COMMAND] == REF) & (log[at.LOG_BANK] == 0)]
     if refresh.size >= 2:
         return int(refresh[0]), int(refresh[-1])
-    last = int(machine.scalar[layout.LAST_DONE])
+    last = one.count(at.LAST_DONE)
     return last // _N_INTERVALS, last
 
 
@@ -134,9 +134,9 @@ def _run_addresses(config: DramConfig, run_bytes: int, random: bool, n_bursts: i
 @cache
 def _idle_read_latency_ns(config_name: str) -> float:
     config = DramConfig.named(config_name)
-    machine = new_machine(config, layout.SINGLE)
-    run(machine, Requests(np.zeros((4, 1), np.int64), np.zeros(0, np.int64)), True)
-    ticks = int(machine.scalar[layout.LATENCY_SUM])
+    one = new_channel(config, at.SINGLE)
+    run(one, Requests(np.zeros((4, 1), np.int64), np.zeros(0, np.int64)), True)
+    ticks = one.count(at.LATENCY_SUM)
     return ticks / config.ticks_per_cycle * config.tck_ns + config.fabric_latency_ns
 
 

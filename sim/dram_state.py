@@ -1,128 +1,119 @@
-"""The state of one DRAM channel and its controller as flat arrays, shared by both kernels.
+"""The state of one DRAM channel and its controller in one table, shared by both kernels.
 
+A row of the table is a field, a column is a bank, a rank, a request or, in the row SCALAR, a counter. One
+array instead of many: compiled calls that pass several arrays spend most of their time on reference counts.
 Instants are in ticks of the command clock. A queue is a doubly linked list per bank and kind (0 reads, 1
-writes) of nodes in the order of arrival; `seq` numbers arrivals, so that the oldest of several lists is the
-one with the smallest `seq`.
+writes) of requests in the order of arrival; SEQ numbers arrivals, so that the oldest of several lists is
+the one with the smallest number.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tilewright.dataflow.kernel import kernel
-from tilewright.sim.dram_timing import BANK, CHANNEL, OTHER_RANKS, RANK, STACK_ID
+from tilewright.sim.dram_timing import BANK, CHANNEL, OTHER_RANKS, PREA, RANK, STACK_ID
 
 NEVER = 1 << 60
 
-# rows of `bank`: (N_BANK_FIELDS, n_banks)
-READY = 0  # .. 3: earliest ACT, PRE, RD, WR
-OPEN_ROW = 4  # -1: closed
-ACTIVE = 5  # node whose ACT has issued and whose column command has not, -1 for none
-HEAD, TAIL, HIT, MISS = 6, 8, 10, 12  # + kind: first, last, oldest hit, oldest miss; -1 for none
-COLUMN_KEY, ROW_KEY = 14, 16  # + kind: seq of the candidate for a column or row command, NEVER for none
-COLUMNS = 18  # column accesses since the activation
-CLOSING = 19  # a PRE for this bank waits among the maintenance commands
-ACTIVE_LIST = 20  # banks with an active node, in the order of their ACT
-QUEUED = 21  # commands in the queue of this bank (bank queues)
-N_BANK_FIELDS = 22
+# Rows of the table. One per channel: counters, what the configuration says, the earliest instant of each
+# command on the channel's buses, maintenance entries, timing rules by their `before` command.
+SCALAR, FIXED, CHANNEL_READY, PENDING, FIRST, RULES = 0, 1, 2, 3, 4, 5  # RULES .. + 2: after, scope, delay
 
-# rows of `rank`: (N_RANK_FIELDS, n_ranks)
-READY_PREA, READY_REF, N_OPEN, N_ACTIVE_RANK, RING, RING_NEXT = 0, 1, 2, 3, 4, 8
-N_RANK_FIELDS = 9
+# Rows by rank: earliest PREA and REF, open banks, activated requests, the last four ACT and their next slot.
+READY_PREA, READY_REF, N_OPEN, N_ACTIVE_RANK, RING, RING_NEXT = 8, 9, 10, 11, 12, 16
 
-# rows of `node`: (N_NODE_FIELDS, n_nodes)
-NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, NODE_BANK = range(10)
-N_NODE_FIELDS = 10
+# Rows by bank. Rows of pairs take + kind.
+READY = 17  # .. 20: earliest ACT, PRE, RD, WR
+OPEN_ROW = 21  # -1: closed
+ACTIVE = 22  # request whose ACT has issued and whose column command has not, -1 for none
+HEAD, TAIL, HIT, MISS = 23, 25, 27, 29  # + kind: first, last, oldest hit, oldest miss; -1 for none
+COLUMN_KEY, ROW_KEY = 31, 33  # + kind: SEQ of the candidate for a column or row command, NEVER for none
+COLUMNS = 35  # column accesses since the activation
+CLOSING = 36  # 1 while a PRE for this bank is among the maintenance entries
+ACTIVE_LIST = 37  # banks with an activated request, in the order of their ACT
+QUEUED = 38  # commands in the queue of this bank (bank queues)
 
-# `scalar`
+# Rows by request.
+NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, NODE_BANK = range(39, 49)
+N_ROWS = 49
+
+# Columns of SCALAR.
 (
     CLOCK, WRITE_MODE, NEXT_SEQ, FREE, NEXT_REFRESH, PENDING_HEAD, N_PENDING, N_ACTIVE, N_READS, N_WRITES,
     POSITION, NEXT_OFFER, N_SERVED, LATENCY_SUM, N_LATENCIES, N_HITS, N_ACTIVATES, N_REFRESHES, N_FORWARDED,
-    N_ABSORBED, LAST_DONE, N_LOGGED, ISSUED, WAKE, N_SNAPSHOTS, LAST_QUEUE, DRAIN_LEFT, IN_REFRESH, ON_HOLD,
-    N_COMMANDS, ROW_WAKE, CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_NODE, N_DROPPED,
-) = range(36)  # fmt: skip
-N_SCALARS = 36
+    N_ABSORBED, LAST_DONE, N_LOGGED, WAKE, LAST_QUEUE, DRAIN_LEFT, IN_REFRESH,
+    CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_NODE,
+) = range(30)  # fmt: skip
+N_SCALARS = 30
 
-# `fixed`
+# Columns of FIXED.
 (
     N_BANKS, N_RANKS, BANKS_PER_RANK, BANKS_PER_STACK_ID, BANKS_PER_GROUP, READ_QUEUE, WRITE_QUEUE, HIGH, LOW,
-    PROTECT, COLUMN_CAP, REFRESH_INTERVAL, READ_LATENCY, FOUR_ACTIVATE, DUAL, TICKS, LOAD, TURN, BANK_QUEUE,
-    CLOSED, CAS, WRITE_COMMAND_LATENCY, READ_COMMAND_LATENCY, BURST, POSTAMBLE, ACT2_DEADLINE,
-) = range(26)  # fmt: skip
-N_FIXED = 26
+    PROTECT, COLUMN_CAP, REFRESH_INTERVAL, READ_LATENCY, FOUR_ACTIVATE, DUAL, TICKS, LOAD, BANK_QUEUE,
+    CLOSED, CAS, WRITE_COMMAND_LATENCY, READ_COMMAND_LATENCY, BURST, POSTAMBLE, ACT2_DEADLINE, N_NODES,
+    LOG_ROOM, DONE_ROOM,
+) = range(28)  # fmt: skip
+N_FIXED = 28
 SATURATE, SINGLE, PACED = 0, 1, 2
-CHANNEL_READY = 0  # `channel`: (8,), earliest command of each kind on the channel's buses
+
+# Rows of what a run writes: read latencies in ticks (the last bin open), the end of each request, and each
+# command while there is room.
+HISTOGRAM, DONE, LOG_TICK, LOG_COMMAND, LOG_BANK, LOG_ROW = range(6)
+N_OUT_ROWS = 6
+LATENCY_BINS = 8192
+
+Table = npt.NDArray[np.int64]
 
 
-class Machine(NamedTuple):
-    """A channel: what a kernel changes, what it reads of the configuration, where it writes what it sees.
+def new_table(fixed: dict[int, int], rules: Table, first: Table) -> Table:
+    """A channel at cycle 0: banks precharged, queues empty, first refresh due after one interval.
 
-    log: (4, room), tick, command, bank, row of each command while there is room; histogram: read latencies
-    in ticks, the last bin open; done: the end of each request in ticks, or empty.
+    rules: (3, n) and first: (9,) as in `TimingTables`; fixed: the values of the row FIXED.
     """
-
-    scalar: npt.NDArray[np.int64]
-    bank: npt.NDArray[np.int64]
-    rank: npt.NDArray[np.int64]
-    node: npt.NDArray[np.int64]
-    channel: npt.NDArray[np.int64]
-    pending: npt.NDArray[np.int64]
-    fixed: npt.NDArray[np.int64]
-    rules: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-    log: npt.NDArray[np.int64]
-    histogram: npt.NDArray[np.int64]
-    done: npt.NDArray[np.int64]
-
-
-def reset(machine: Machine) -> Machine:
-    """Cycle 0: banks precharged, queues empty, first refresh due after one interval."""
-    scalar, bank, rank, node, channel, pending, fixed = machine[:7]
-    scalar[:] = 0
-    bank[:] = -1
-    bank[READY : READY + 4] = 0
-    bank[COLUMN_KEY : ROW_KEY + 2] = NEVER
-    for row in (COLUMNS, CLOSING, QUEUED):
-        bank[row] = 0
-    rank[:] = 0
-    rank[RING : RING + 4] = -NEVER
-    channel[:] = 0
-    pending[:] = 0
-    node[:] = -1
-    node[NEXT, :-1] = np.arange(1, node.shape[1])
-    scalar[NEXT_REFRESH] = fixed[REFRESH_INTERVAL] if fixed[REFRESH_INTERVAL] else NEVER
-    for index in (ACTIVATING, CAS_NODE):
-        scalar[index] = -1
-    return machine
+    width = max(fixed[N_NODES], 4 * (fixed[N_BANKS] + fixed[N_RANKS]), rules.shape[1], N_SCALARS, N_FIXED)
+    table = np.zeros((N_ROWS, width), dtype=np.int64)
+    for column, value in fixed.items():
+        table[FIXED, column] = value
+    table[RULES : RULES + 3, : rules.shape[1]] = rules
+    table[FIRST, : first.size] = first
+    table[RING : RING + 4] = -NEVER
+    table[OPEN_ROW:COLUMN_KEY] = -1
+    table[COLUMN_KEY : ROW_KEY + 2] = NEVER
+    table[NEXT:] = -1
+    table[NEXT, : fixed[N_NODES] - 1] = np.arange(1, fixed[N_NODES])
+    table[SCALAR, NEXT_REFRESH] = fixed[REFRESH_INTERVAL] or NEVER
+    table[SCALAR, [ACTIVATING, CAS_NODE]] = -1
+    return table
 
 
 @kernel
 def apply_rules(m: Any, command: int, b: int, now: int) -> None:
     """Push the earliest instants of all commands that `command` at bank `b` delays."""
-    own = b // m.fixed[BANKS_PER_RANK]
-    for i in range(m.first[command], m.first[command + 1]):
-        after = m.rules[0, i]
-        scope = m.rules[1, i]
-        ready = now + m.rules[2, i]
+    own = b // m[FIXED, BANKS_PER_RANK]
+    for i in range(m[FIRST, command], m[FIRST, command + 1]):
+        after = m[RULES, i]
+        scope = m[RULES + 1, i]
+        ready = now + m[RULES + 2, i]
         if scope == CHANNEL:
-            if m.channel[after] < ready:
-                m.channel[after] = ready
+            if m[CHANNEL_READY, after] < ready:
+                m[CHANNEL_READY, after] = ready
         elif after >= 6:
-            if scope == RANK and m.rank[after - 6, own] < ready:
-                m.rank[after - 6, own] = ready
+            if scope == RANK and m[READY_PREA + after - PREA, own] < ready:
+                m[READY_PREA + after - PREA, own] = ready
         elif scope == BANK:
-            if m.bank[after, b] < ready:
-                m.bank[after, b] = ready
+            if m[READY + after, b] < ready:
+                m[READY + after, b] = ready
         elif scope <= BANK:
-            span = m.fixed[BANKS_PER_RANK]
+            span = m[FIXED, BANKS_PER_RANK]
             if scope == STACK_ID:
-                span = m.fixed[BANKS_PER_STACK_ID]
+                span = m[FIXED, BANKS_PER_STACK_ID]
             elif scope > STACK_ID:
-                span = m.fixed[BANKS_PER_GROUP]
+                span = m[FIXED, BANKS_PER_GROUP]
             low = b // span * span
             for other in range(low, low + span):
-                m.bank[after, other] = max(m.bank[after, other], ready)
+                m[READY + after, other] = max(m[READY + after, other], ready)
         else:
             _push_others(m, after, scope, b, ready)
 
@@ -130,24 +121,24 @@ def apply_rules(m: Any, command: int, b: int, now: int) -> None:
 @kernel
 def _push_others(m: Any, after: int, scope: int, b: int, ready: int) -> None:
     """Push banks of the other stack ids of the rank, or of the other ranks."""
-    inner, outer = m.fixed[BANKS_PER_STACK_ID], m.fixed[BANKS_PER_RANK]
+    inner, outer = m[FIXED, BANKS_PER_STACK_ID], m[FIXED, BANKS_PER_RANK]
     if scope == OTHER_RANKS:
-        inner, outer = outer, m.fixed[N_BANKS]
+        inner, outer = outer, m[FIXED, N_BANKS]
     low = b // outer * outer
     for other in range(low, low + outer):
         if other // inner != b // inner:
-            m.bank[after, other] = max(m.bank[after, other], ready)
+            m[READY + after, other] = max(m[READY + after, other], ready)
 
 
 @kernel
 def note_activate(m: Any, b: int, now: int) -> None:
     """Keep the last four ACT of the rank and hold back the fifth."""
-    size = m.fixed[BANKS_PER_RANK]
+    size = m[FIXED, BANKS_PER_RANK]
     own = b // size
-    slot = m.rank[RING_NEXT, own]
-    m.rank[RING + slot, own] = now
+    slot = m[RING_NEXT, own]
+    m[RING + slot, own] = now
     slot = (slot + 1) & 3
-    m.rank[RING_NEXT, own] = slot
-    ready = m.rank[RING + slot, own] + m.fixed[FOUR_ACTIVATE]
+    m[RING_NEXT, own] = slot
+    ready = m[RING + slot, own] + m[FIXED, FOUR_ACTIVATE]
     for other in range(own * size, own * size + size):
-        m.bank[0, other] = max(m.bank[0, other], ready)
+        m[READY, other] = max(m[READY, other], ready)

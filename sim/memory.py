@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.dataflow.errors import InputError
-from tilewright.sim import dram_state as layout
-from tilewright.sim.dram_channel import LATENCY_BINS, Requests, channel_requests, new_machine, run
+from tilewright.sim import dram_state as at
+from tilewright.sim.dram_channel import Requests, channel_requests, new_channel, run
 from tilewright.sim.dram_config import DramConfig, config_names
 from tilewright.sim.dram_energy import DramEnergy, energy_of, energy_pj_per_bit
 from tilewright.sim.dram_service import ServiceTable, idle_read_latency_ns, service_table
@@ -49,14 +49,14 @@ class MemoryResult:
 def load_code(load: Load) -> tuple[int, float]:
     """The kernel's code of `load` and the percentage of a paced one; raises InputError."""
     if load == "saturate":
-        return layout.SATURATE, 0.0
+        return at.SATURATE, 0.0
     if load == "single":
-        return layout.SINGLE, 0.0
+        return at.SINGLE, 0.0
     if isinstance(load, tuple) and len(load) == 2 and load[0] == "paced":
         percent = float(load[1])
         if not 0 < percent <= 1000:
             raise InputError(f"load: paced percent must be in 0..1000, got {load[1]}")
-        return layout.PACED, percent
+        return at.PACED, percent
     raise InputError(f"load must be 'saturate', 'single' or ('paced', percent), got {load!r}")
 
 
@@ -75,9 +75,9 @@ def _checked(config: DramConfig, address: Any, is_write: Any) -> tuple[Ints, npt
     values = raw.astype(np.int64)
     off = values % config.transaction_bytes
     if off.any():
-        at = int(np.flatnonzero(off)[0])
+        k = int(np.flatnonzero(off)[0])
         raise InputError(
-            f"address[{at}] = {int(values[at])} is not aligned to the {config.transaction_bytes} byte burst"
+            f"address[{k}] = {int(values[k])} is not aligned to the {config.transaction_bytes} byte burst"
         )
     return values, flags
 
@@ -98,19 +98,19 @@ def simulate_trace(config: DramConfig, address: Any, is_write: Any, load: Load =
     values, flags = _checked(config, address, is_write)
     code, percent = load_code(load)
     channel, table = channel_requests(config, values, flags)
-    ticks = offer_ticks(config, percent, values.size) if code == layout.PACED else np.zeros(0, np.int64)
-    histogram = np.zeros(LATENCY_BINS, dtype=np.int64)
-    totals = np.zeros(layout.N_SCALARS, dtype=np.int64)
+    ticks = offer_ticks(config, percent, values.size) if code == at.PACED else np.zeros(0, np.int64)
+    histogram = np.zeros(at.LATENCY_BINS, dtype=np.int64)
+    totals = np.zeros(at.N_SCALARS, dtype=np.int64)
     for c in range(config.organisation.channels):
         mine = np.flatnonzero(channel == c) if config.organisation.channels > 1 else slice(None)
         requests = Requests(np.ascontiguousarray(table[:, mine]), ticks[mine] if ticks.size else ticks)
         if requests.table.shape[1]:
-            machine = new_machine(config, code)
-            run(machine, requests, True)
-            histogram += machine.histogram
-            last = max(totals[layout.LAST_DONE], machine.scalar[layout.LAST_DONE])
-            totals += machine.scalar
-            totals[layout.LAST_DONE] = last
+            one = new_channel(config, code)
+            run(one, requests, True)
+            histogram += one.out[at.HISTOGRAM]
+            last = max(totals[at.LAST_DONE], one.count(at.LAST_DONE))
+            totals += one.table[at.SCALAR, : at.N_SCALARS]
+            totals[at.LAST_DONE] = last
     return summarise(config, values.size, int(flags.sum()), totals, histogram)
 
 
@@ -119,21 +119,19 @@ def summarise(
 ) -> MemoryResult:
     """A result from the counters of all channels; `totals` in ticks."""
     ticks = config.ticks_per_cycle
-    n_cycles = int(totals[layout.LAST_DONE]) / ticks
+    n_cycles = int(totals[at.LAST_DONE]) / ticks
     time_ns = n_cycles * config.tck_ns
     moved_bytes = n_requests * config.transaction_bytes
-    n_latencies = int(totals[layout.N_LATENCIES])
+    n_latencies = int(totals[at.N_LATENCIES])
     tick_ns = config.tck_ns / ticks
 
     def percentile(share: float) -> float:
         if not n_latencies:
             return 0.0
-        at = int(np.searchsorted(np.cumsum(histogram), share * n_latencies))
-        return at * tick_ns + config.fabric_latency_ns
+        ticks_then = int(np.searchsorted(np.cumsum(histogram), share * n_latencies))
+        return ticks_then * tick_ns + config.fabric_latency_ns
 
-    mean = (
-        totals[layout.LATENCY_SUM] / n_latencies * tick_ns + config.fabric_latency_ns if n_latencies else 0.0
-    )
+    mean = totals[at.LATENCY_SUM] / n_latencies * tick_ns + config.fabric_latency_ns if n_latencies else 0.0
     return MemoryResult(
         n_requests=n_requests,
         n_cycles=int(n_cycles) if n_cycles.is_integer() else n_cycles,
@@ -143,9 +141,9 @@ def summarise(
         mean_read_latency_ns=float(mean),
         p50_read_latency_ns=percentile(0.5),
         p99_read_latency_ns=percentile(0.99),
-        row_hit_fraction=float(totals[layout.N_HITS] / n_requests),
-        n_activates=int(totals[layout.N_ACTIVATES]),
-        n_refreshes=int(totals[layout.N_REFRESHES]),
+        row_hit_fraction=float(totals[at.N_HITS] / n_requests),
+        n_activates=int(totals[at.N_ACTIVATES]),
+        n_refreshes=int(totals[at.N_REFRESHES]),
         n_reads=n_requests - n_writes,
         n_writes=n_writes,
     )
