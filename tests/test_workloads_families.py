@@ -116,3 +116,77 @@ def test_opt_projects_a_narrow_table_and_normalises_behind_the_sums(tmp_path: Pa
     counts = _count(tmp_path, "opt", fields, seq=3)
     assert counts.params_total == 2 * per_layer + 80 + (6 + 2) * 16 + 2 * 8 * 16
     assert counts.flops_output_head == 2 * 3 * 8 * 10
+
+
+_TEXT_ENCODER = {
+    "vocab_size": 10, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 12, "type_vocab_size": 3,
+}  # fmt: skip
+_ENCODER_LAYER = 4 * (256 + 16) + 2 * 16 * 24 + 24 + 16 + 64
+_ENCODER_BODY = 2 * _ENCODER_LAYER + (10 + 12 + 3) * 16 + 32
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "head"),
+    [
+        ("bert", "BertForMaskedLM", 256 + 16 + 32 + 10),
+        ("bert", "BertForSequenceClassification", 256 + 16 + 32 + 2),
+        ("bert", "BertForTokenClassification", 32 + 2),
+        ("bert", "BertForQuestionAnswering", 32 + 2),
+        ("bert", "BertModel", 256 + 16),
+        ("roberta", "RobertaForMaskedLM", 256 + 16 + 32 + 10),
+        ("xlm-roberta", "XLMRobertaForSequenceClassification", 256 + 16 + 32 + 2),
+    ],
+)
+def test_the_head_follows_the_architecture(
+    tmp_path: Path, model_type: str, architecture: str, head: int
+) -> None:
+    counts = _count(tmp_path, model_type, _TEXT_ENCODER | {"architectures": [architecture]}, seq=4)
+    assert counts.params_total == _ENCODER_BODY + head
+
+
+def test_an_encoder_has_neither_cache_nor_mask_nor_decode_phase(tmp_path: Path) -> None:
+    counts = _count(tmp_path, "bert", _TEXT_ENCODER, seq=4)
+    assert counts.kv_cache_bytes_fp16 == 0
+    assert count(load_workload(tmp_path / "config.json", seq=4)).flops_total == counts.flops_total
+    with pytest.raises(InputError, match="bert is an encoder: no decode phase"):
+        _load(tmp_path, "bert", _TEXT_ENCODER, phase="decode", cache=4)
+
+
+def test_positions_of_roberta_start_behind_the_row_of_the_padding(tmp_path: Path) -> None:
+    _load(tmp_path, "roberta", _TEXT_ENCODER, seq=10)
+    with pytest.raises(InputError, match="exceed the 10 positions"):
+        _load(tmp_path, "roberta", _TEXT_ENCODER, seq=11)
+
+
+@pytest.mark.parametrize(
+    ("fields", "trainable"),
+    [
+        ({"target_modules": ["query", "value"]}, 296_450),
+        ({"target_modules": ["query", "value"], "bias": "lora_only"}, 314_882),
+        ({"target_modules": ["query", "key", "value", "dense"]}, 1_340_930),
+        ({"target_modules": "all-linear"}, 1_340_930),
+        ({"target_modules": ["query", "value"], "layers_to_transform": [0, 1, 2, 3]}, 99_842),
+        ({"target_modules": ["query", "value", "word_embeddings"]}, 546_770),
+        (
+            {
+                "target_modules": ["query", "value"],
+                "trainable_token_indices": {"word_embeddings": [1, 2, 3, 4]},
+            },
+            299_522,
+        ),
+    ],
+)
+def test_trainable_parameters_of_bert_with_two_labels_are_those_of_peft(
+    tmp_path: Path, fields: dict[str, Any], trainable: int
+) -> None:
+    """Expected values: get_peft_model(BertForSequenceClassification) of peft 0.21.2, r = 8."""
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "r": 8, "task_type": "SEQ_CLS", **fields}))
+    assert count(load_workload("bert-base-uncased", adapter=file, seq=1)).params_trainable == trainable
+
+
+def test_a_logical_target_is_the_module_below_the_layer_and_no_other() -> None:
+    # output.dense is the network's way down and the end of attention.output.dense too
+    down = count(load_workload("bert-base-uncased", adapter="lora:r=2,targets=down", seq=1))
+    assert down.params_trainable == 12 * 2 * (3072 + 768)

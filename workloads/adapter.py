@@ -87,7 +87,7 @@ def plan_adapter(adapter: Adapter, model: Transformer, targets: Mapping[str, str
         (*(file.modules_to_save or ()), *HEADS_BY_TASK.get(file.task_type or "", ())),
         tuple(file.trained_tokens.items()),
     )
-    return TunerPlan(source, model.model_type, file.targets(default), LoraMethod(file), trained)
+    return TunerPlan(source, model.model_type, file.targets(default, model.stacks), LoraMethod(file), trained)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ class TunerFile(AdapterFile):
     layers_to_transform: list[Annotated[int, Field(ge=0)]] | Annotated[int, Field(ge=0)] | None = None
     layers_pattern: list[Name] | Name | None = None
 
-    def targets(self, default: tuple[str, ...]) -> Targets:
-        """The targeting rule; `default` where the file names no module."""
+    def targets(self, default: tuple[str, ...], within: tuple[str, ...]) -> Targets:
+        """The targeting rule; where the file names no module, the `default` ones of the stacks `within`."""
         names = self.target_modules
         layers, pattern = self.layers_to_transform, self.layers_pattern
         exclude = self.exclude_modules
@@ -48,6 +48,7 @@ class TunerFile(AdapterFile):
             (layers,) if isinstance(layers, int) else tuple(layers) if layers else None,
             (pattern,) if isinstance(pattern, str) else tuple(pattern or ()),
             exclude if isinstance(exclude, str) else tuple(exclude) if exclude else None,
+            within if names is None else (),
         )
 
 

@@ -15,7 +15,8 @@ from tilewright.workloads.run import Parameter, Part, Run
 class Linear:
     """A linear module: its name, y = W x over named ranks, with a bias or without.
 
-    `module` is the path below the layer; `group` is the share of the counts that it belongs to.
+    `module` is the path below the layer; `group` is the share of the counts that it belongs to. The weight
+    or the bias may share the storage of another parameter, which is then named in full.
     """
 
     module: str
@@ -24,6 +25,9 @@ class Linear:
     inner: tuple[str, ...]
     bias: bool = False
     group: str = "linear"
+    part: Part = "body"
+    weight_tied_to: str = ""
+    bias_tied_to: str = ""
 
     @property
     def name(self) -> str:
@@ -245,24 +249,23 @@ class LayerBuilder:
         self._kept.append(tensor)
 
     def linear(self, linear: Linear) -> str:
-        """y = W x (+ adapter) (+ bias) as separate operators; returns the last one's output."""
-        part: Part = "head" if linear.group == "head" else "body"
-        weight = self.weight(linear.module, "weight", (*linear.inner, *linear.output), part=part)
-        return self.linear_with(linear, self.access(weight))
+        """y = W x (+ adapter) (+ bias) as separate operators; returns the last one's output.
 
-    def linear_with(self, linear: Linear, weight: Access) -> str:
-        """The same with a weight tensor that is declared already (a tied one)."""
-        name, is_head = linear.name, linear.group == "head"
+        A tied weight keeps the layout of the table that it shares: output rank first.
+        """
+        name, tied = linear.name, linear.weight_tied_to
+        ranks = (*linear.output, *linear.inner) if tied else (*linear.inner, *linear.output)
+        weight = self.weight(linear.module, "weight", ranks, tied, linear.part)
+        inputs = (linear.input, self.access(weight))
         output = self.contraction(
-            name, f"{name}_product", (*linear.kept, *linear.output), (linear.input, weight), linear.group
+            name, f"{name}_product", (*linear.kept, *linear.output), inputs, linear.group
         )
-        self.modules.append(Module(self.full_path(linear.module), "linear", is_head))
+        self.modules.append(Module(self.full_path(linear.module), "linear", linear.group == "head"))
         if self._adapters:
             output = self._adapters.linear(self, linear, output)
         if not linear.bias:
             return output
-        part: Part = "head" if is_head else "body"
-        bias = self.weight(linear.module, "bias", linear.output, part=part)
+        bias = self.weight(linear.module, "bias", linear.output, linear.bias_tied_to, linear.part)
         inputs = (self.access(output), self.access(bias))
         return self.pointwise(f"{name}_bias", f"{name}_out", inputs, "add", group=linear.group)
 

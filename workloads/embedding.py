@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, Linear, shifted, word
+from tilewright.workloads.builder import LayerBuilder, Linear, Module, shifted, word
 from tilewright.workloads.norms import Norm, normalise
 
 
@@ -14,7 +14,8 @@ class Embedding:
 
     Position p reads row p + `position_offset`. Rows of a `table_width` other than the model's go through
     the linear module `project`. Rows are multiplied by `scale`. `n_angles` rotary angles per position are
-    computed by a matrix product where the reference does so.
+    computed by a matrix product where the reference does so. `token_types` is a second table of rows that
+    are added.
     """
 
     table: str
@@ -27,6 +28,8 @@ class Embedding:
     project: str = ""
     scale: float = 1.0
     n_angles: int = 0
+    token_types: str = ""
+    n_token_types: int = 0
 
 
 def embed(builder: LayerBuilder, spec: Embedding) -> str:
@@ -49,9 +52,22 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
         factor = (("scale", spec.scale),)
         source = (builder.access(x),)
         x = builder.pointwise("scale_rows", "scaled", source, "scale", group="embedding", parameters=factor)
+    if spec.token_types:
+        x = _add_token_types(builder, spec, x)
     if spec.positions:
         x = _add_positions(builder, spec, x)
     return normalise(builder, builder.access(x), spec.norm) if spec.norm else x
+
+
+def _add_token_types(builder: LayerBuilder, spec: Embedding, x: str) -> str:
+    builder.rank("y", spec.n_token_types)
+    types = builder.input("token_types", ("b", "m"), Role.INDEX)
+    table = builder.weight(spec.token_types, "weight", ("y", "d"))
+    inputs = (builder.access(types), Access(table, (Index(), Index.of("d"))))
+    rows = builder.gather(word(spec.token_types), "type_rows", ("b", "m", "d"), inputs)
+    builder.modules.append(Module(builder.full_path(spec.token_types), "embedding"))
+    terms = (builder.access(x), builder.access(rows))
+    return builder.pointwise("token_types_add", "typed", terms, "add", group="embedding")
 
 
 def _add_positions(builder: LayerBuilder, spec: Embedding, x: str) -> str:

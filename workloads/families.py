@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.workloads import families_gpt, families_llama
+from tilewright.workloads import families_bert, families_gpt, families_llama
 from tilewright.workloads.family import Family
 
-FAMILIES: Mapping[str, Family[Any]] = {**families_gpt.FAMILIES, **families_llama.FAMILIES}
+FAMILIES: Mapping[str, Family[Any]] = {
+    **families_bert.FAMILIES,
+    **families_gpt.FAMILIES,
+    **families_llama.FAMILIES,
+}
 
 
 def family_of(values: Mapping[str, Any], source: str) -> tuple[str, Family[Any]]:

@@ -1,6 +1,7 @@
 """Families of the GPT kind: learned positions or none, LayerNorm, a plain feed-forward network."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
-from tilewright.workloads.head import text_head
+from tilewright.workloads.head import Head, Stage, text_head
 from tilewright.workloads.norms import layer_norm
 from tilewright.workloads.transformer import Block, Transformer
 
@@ -110,6 +111,9 @@ def _opt(config: OptConfig, task: str) -> Transformer:
     projects = table_width != width
     table = "model.decoder.embed_tokens"
     head = text_head(config, task, config.vocab_size, table, tied=config.tie_word_embeddings)
+    if projects:
+        narrow = Stage("model.decoder.project_out", bias=False, part="body", width=table_width)
+        head = replace(head or Head(), stages=(narrow,))
     return Transformer(
         model_type="opt",
         width=width,
@@ -126,7 +130,6 @@ def _opt(config: OptConfig, task: str) -> Transformer:
         if before and not config.remove_final_norm
         else None,
         head=head,
-        output_projection=("model.decoder.project_out", table_width) if projects else None,
         max_positions=config.max_position_embeddings,
     )  # fmt: skip
 
@@ -134,10 +137,16 @@ def _opt(config: OptConfig, task: str) -> Transformer:
 FAMILIES: Mapping[str, Family[Any]] = {
     "gpt2": Family(
         Gpt2Config, _gpt2,
-        {"q": "c_attn", "k": "c_attn", "v": "c_attn", "o": "attn.c_proj", "up": "c_fc", "down": "mlp.c_proj"},
+        {
+            "q": "attn.c_attn", "k": "attn.c_attn", "v": "attn.c_attn", "o": "attn.c_proj",
+            "up": "mlp.c_fc", "down": "mlp.c_proj",
+        },
     ),
     "opt": Family(
         OptConfig, _opt,
-        {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj", "up": "fc1", "down": "fc2"},
+        {
+            "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+            "o": "self_attn.out_proj", "up": "fc1", "down": "fc2",
+        },
     ),
 }  # fmt: skip

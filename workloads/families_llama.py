@@ -232,9 +232,11 @@ def _decoder(
     )
 
 
+_ATTENTION_TARGETS: Mapping[str, str] = {
+    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
+}  # fmt: skip
 _TARGETS: Mapping[str, str] = {
-    "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj",
-    "up": "up_proj", "gate": "gate_proj", "down": "down_proj",
+    **_ATTENTION_TARGETS, "up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj",
 }  # fmt: skip
 
 
@@ -250,6 +252,6 @@ FAMILIES: Mapping[str, Family[Any]] = {
     "gemma": _family("gemma", GemmaConfig, _Traits(scaled_rows=True)),
     "phi": Family(
         PhiConfig, _phi,
-        {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "dense", "up": "fc1", "down": "fc2"},
+        {**_ATTENTION_TARGETS, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"},
     ),
 }  # fmt: skip

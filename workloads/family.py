@@ -15,8 +15,8 @@ C = TypeVar("C", bound=ConfigFile)
 class Family(Generic[C]):
     """One `model_type`.
 
-    `targets` maps q, k, v, o, up, gate and down to module names; a fused module stands for each of its
-    parts, so that an adapter on one of them adapts all.
+    `targets` maps q, k, v, o, up, gate and down to module paths below a layer; a fused module stands for
+    each of its parts, so that an adapter on one of them adapts all.
     """
 
     config: type[C]

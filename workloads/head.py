@@ -1,54 +1,93 @@
 """The way out: final norm and output head."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tilewright.dataflow.operator import Access, Index
 from tilewright.workloads.builder import LayerBuilder, Linear, shifted
 from tilewright.workloads.config import ConfigFile
 from tilewright.workloads.norms import Norm, normalise
+from tilewright.workloads.run import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A linear module before the head's own: norm(function(W x + bias)), of the model's width.
+
+    A `part` of "body" belongs to the base model (a pooler).
+    """
+
+    module: str
+    function: str = ""
+    norm: Norm | None = None
+    bias: bool = True
+    part: Part = "head"
+    width: int = 0  # 0: the model's
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A linear module of `n_outputs` rows; `tied_to` names the module whose weight it shares."""
+    """Stages and a linear module of `n_outputs` rows; no module: the last stage is the output.
 
-    module: str
-    n_outputs: int
+    `tied_to` names the table whose weight it shares, `bias_owner` the module whose bias. `selects` tells
+    the tokens that go through: each one, or the first alone. `share` is that of the counts.
+    """
+
+    module: str = ""
+    n_outputs: int = 0
     tied_to: str = ""
     bias: bool = False
+    bias_owner: str = ""
+    stages: tuple[Stage, ...] = ()
+    selects: Literal["each", "first"] = "each"
 
 
-def finish(
-    builder: LayerBuilder,
-    x: str,
-    norm: Norm | None,
-    head: Head | None,
-    projection: tuple[str, int] | None = None,
-) -> str:
-    """Add final norm, projection (module, width) and head over x[b, m, d]; returns logits[b, t, v].
+def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) -> str:
+    """Add final norm and head over x[b, m, d]; returns logits[b, t, v].
 
-    With logits "last" only the last token goes through: t is 1, read at m = seq - 1.
+    With logits "last", or where the head selects one token, only that one goes through: t is 1.
     """
     run = builder.run
-    last = run.logits == "last" and head is not None
-    builder.rank("t", 1 if last else run.seq)
-    token = shifted("t", run.seq - 1 if last else 0)
-    source = Access(x, (Index.of("b"), token, Index.of("d")))
+    n_tokens, first = run.seq, 0
+    if head and head.selects == "first":
+        n_tokens = 1
+    elif head and run.logits == "last":
+        n_tokens, first = 1, run.seq - 1
+    builder.rank("t", n_tokens)
+    source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
     if norm:
         source = builder.access(normalise(builder, source, norm))
-    width = "d"
-    if projection:
-        width = builder.rank("w", projection[1])
-        source = builder.access(builder.linear(Linear(projection[0], source, (width,), ("d",))))
     if head is None:
         return source.tensor
+    width = "d"
+    for number, stage in enumerate(head.stages):
+        output = builder.rank(f"w{number}", stage.width) if stage.width else "c"
+        if not stage.width:
+            builder.rank("c", builder.size(("d",)))
+        source, width = _pass(builder, source, stage, width, output), output
+    if not head.module:
+        return source.tensor
     builder.rank("v", head.n_outputs)
-    linear = Linear(head.module, source, ("v",), (width,), head.bias, group="head")
-    if not head.tied_to:
-        return builder.linear(linear)
-    tied_to = f"{head.tied_to}.weight"
-    weight = builder.weight(head.module, "weight", ("v", width), tied_to=tied_to, part="head")
-    return builder.linear_with(linear, builder.access(weight))
+    if head.bias_owner:
+        builder.parameter(head.bias_owner, "bias", head.n_outputs, part="head")
+    return builder.linear(
+        Linear(
+            head.module, source, ("v",), (width,), head.bias, "head", "head",
+            f"{head.tied_to}.weight" if head.tied_to else "",
+            f"{head.bias_owner}.bias" if head.bias_owner else "",
+        )
+    )  # fmt: skip
+
+
+def _pass(builder: LayerBuilder, x: Access, stage: Stage, width: str, output: str) -> Access:
+    """One stage; its own output rank keeps input and output apart where both are the model's width."""
+    y = builder.linear(Linear(stage.module, x, (output,), (width,), stage.bias, part=stage.part))
+    if stage.function:
+        inputs = (builder.access(y),)
+        y = builder.pointwise(f"{stage.function}_{y}", f"{y}_mapped", inputs, stage.function, group="head")
+    if stage.norm:
+        y = normalise(builder, builder.access(y), stage.norm, stage.part)
+    return builder.access(y)
 
 
 def text_head(
@@ -58,14 +97,33 @@ def text_head(
 
     `task` overrides the architecture that the file names; `table` is the embedding's module.
     """
-    architecture = config.architecture
-    if task == "SEQ_CLS" or (not task and architecture.endswith("ForSequenceClassification")):
-        return Head("score", config.n_labels)
-    if task == "TOKEN_CLS" or (not task and architecture.endswith("ForTokenClassification")):
-        return Head("score", config.n_labels, bias=True)
-    if task == "QUESTION_ANS" or (not task and architecture.endswith("ForQuestionAnswering")):
-        return Head("qa_outputs", 2, bias=True)
-    bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
-    if task == "FEATURE_EXTRACTION" or (not task and bare):
-        return None
+    match task_of(config, task):
+        case "SEQ_CLS":
+            return Head("score", config.n_labels)
+        case "TOKEN_CLS":
+            return Head("score", config.n_labels, bias=True)
+        case "QUESTION_ANS":
+            return Head("qa_outputs", 2, bias=True)
+        case "FEATURE_EXTRACTION":
+            return None
     return Head("lm_head", vocab_size, tied_to=table if tied else "", bias=bias)
+
+
+def task_of(config: ConfigFile, task: str) -> str:
+    """The task in PEFT's words: the one stated, else that of the architecture; "" is the family's own."""
+    architecture = config.architecture
+    if task:
+        return task
+    for ending, found in _TASK_BY_ENDING.items():
+        if architecture.endswith(ending):
+            return found
+    bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
+    return "FEATURE_EXTRACTION" if bare else ""
+
+
+_TASK_BY_ENDING = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForImageClassification": "IMAGE_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}

@@ -5,6 +5,7 @@ from typing import Literal
 
 from tilewright.dataflow.operator import Access
 from tilewright.workloads.builder import LayerBuilder, word
+from tilewright.workloads.run import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,11 @@ def rms_norm(module: str, epsilon: float) -> Norm:
     return Norm(module, "rmsnorm", epsilon)
 
 
-def normalise(builder: LayerBuilder, x: Access, norm: Norm) -> str:
-    """Add the operators of `norm` on x[..., over]; returns the normalised tensor, ranked as x is."""
+def normalise(builder: LayerBuilder, x: Access, norm: Norm, part: Part = "body") -> str:
+    """Add the operators of `norm` on x[..., over]; returns the normalised tensor, ranked as x is.
+
+    `part` is the place of its parameters in the model.
+    """
     name = word(norm.module)
     kept = tuple(rank for rank in x.ranks if rank not in norm.over)
     layer = norm.kind == "layernorm"
@@ -42,7 +46,7 @@ def normalise(builder: LayerBuilder, x: Access, norm: Norm) -> str:
     inputs = [x, builder.access(statistics)]
     for parameter, present in (("weight", norm.weight), ("bias", norm.bias)):
         if present:
-            inputs.append(builder.access(builder.weight(norm.module, parameter, norm.over)))
+            inputs.append(builder.access(builder.weight(norm.module, parameter, norm.over, part=part)))
     return builder.pointwise(
         name, f"{name}_out", tuple(inputs), norm.kind,
         ranks=x.ranks, group="norm", parameters=(("epsilon", norm.epsilon),),

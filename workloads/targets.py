@@ -18,17 +18,19 @@ class Targets:
     """The targeting fields of a file: names (suffixes of paths), a pattern, or all linear modules.
 
     A list is matched against the ends of paths, a string against the whole path. `layers` and
-    `layers_pattern` restrict a list to some layers, `exclude` takes modules out again.
+    `layers_pattern` restrict a list to some layers, `exclude` takes modules out again. With `within`, the
+    names are whole paths below a layer of one of these stacks, which no file can say.
     """
 
     names: tuple[str, ...] | str
     layers: tuple[int, ...] | None = None
     layers_pattern: tuple[str, ...] = ()
     exclude: tuple[str, ...] | str | None = None
+    within: tuple[str, ...] = ()
 
     @property
     def vary_by_layer(self) -> bool:
-        stated = (self.names, self.exclude or ())
+        stated = (() if self.within else self.names, self.exclude or ())
         texts = [text for group in stated for text in ((group,) if isinstance(group, str) else group)]
         return self.layers is not None or any(_may_name_a_layer(text) for text in texts)
 
@@ -40,6 +42,10 @@ class Targets:
             found = module.kind == "linear" and not module.is_head
         elif isinstance(self.names, str):
             return re.fullmatch(self.names, path) is not None
+        elif self.within:
+            found = any(path.startswith(f"{stack}.") for stack in self.within) and any(
+                re.fullmatch(rf".*\.\d+\.{re.escape(name)}", path) for name in self.names
+            )
         else:
             found = _listed(self.names, path)
         return found and (path in self.names or self._has_layer(path))

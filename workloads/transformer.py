@@ -45,7 +45,16 @@ class Transformer:
     final_norm: Norm | None
     head: Head | None
     max_positions: int | None = None  # tokens that fit; None: no limit
-    output_projection: tuple[str, int] | None = None  # module and width between the blocks and the head
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it keeps a cache and computes token after token."""
+        return self.blocks[0][0].attention.cached
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The paths that hold layers."""
+        return (self.path,)
 
     @property
     def n_layers(self) -> int:
@@ -121,7 +130,7 @@ def _residual(builder: LayerBuilder, name: str, output: str, *terms: str) -> str
 
 def _finish(builder: LayerBuilder, model: Transformer) -> str:
     x = builder.input("x", ("b", "m", "d"))
-    return finish(builder, x, model.final_norm, model.head, model.output_projection)
+    return finish(builder, x, model.final_norm, model.head)
 
 
 class _Lowering:

@@ -100,8 +100,11 @@ def load_workload(
     model_type, family = family_of(values, source)
     stated = read_adapter(adapter) if adapter is not None else None
     spec = family.read(values, source, stated.task if stated else "")
-    run = _run(_Terms(phase, batch, seq, cache or 0, lowering, logits, attention or "three_pass"), precision)
+    terms = _Terms(phase, batch, seq, cache or 0, lowering, logits, attention or "three_pass")
+    run = _run(terms, precision, spec.decodes)
     _check_positions(spec, run, source)
+    if not spec.decodes and (run.cache or run.logits == "last"):
+        raise InputError(f"{source}: {model_type} is an encoder: no decode phase, no cache, all logits")
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
     mode = cast(AdapterMode, adapter_mode if stated else "none")
     plan = plan_adapter(stated, spec, family.targets) if stated else None
@@ -150,9 +153,9 @@ class _Terms:
     attention: str
 
 
-def _run(terms: _Terms, precision: Precision | Mapping[str, str] | None) -> Run:
+def _run(terms: _Terms, precision: Precision | Mapping[str, str] | None, decodes: bool) -> Run:
     """The checked run. Raises InputError that names the term, its limit and its value."""
-    logits = terms.logits or ("all" if terms.lowering == "reference" else "last")
+    logits = terms.logits or ("last" if terms.lowering == "hardware" and decodes else "all")
     _check_choice("phase", terms.phase, get_args(Phase))
     _check_choice("lowering", terms.lowering, get_args(Lowering))
     _check_choice("logits", logits, get_args(Logits))
