@@ -190,3 +190,55 @@ def test_a_logical_target_is_the_module_below_the_layer_and_no_other() -> None:
     # output.dense is the network's way down and the end of attention.output.dense too
     down = count(load_workload("bert-base-uncased", adapter="lora:r=2,targets=down", seq=1))
     assert down.params_trainable == 12 * 2 * (3072 + 768)
+
+
+#: Images of 12 x 12 in patches of 4: 9 patches; 2 layers, width 16, 3 labels.
+_VISION = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "image_size": 12, "patch_size": 4, "num_channels": 3, "id2label": {"0": "a", "1": "b", "2": "c"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "n_class_tokens"), [("vit", 1), ("deit", 2)])
+def test_an_image_becomes_patches_behind_class_tokens(
+    tmp_path: Path, model_type: str, n_class_tokens: int
+) -> None:
+    n_tokens = 9 + n_class_tokens
+    counts = _count(tmp_path, model_type, _VISION)
+    assert counts.flops_conv == 2 * 9 * 16 * 3 * 4 * 4
+    assert counts.flops_attention_bmm == 2 * 2 * 2 * n_tokens * n_tokens * 16
+    assert counts.flops_output_head == 2 * 16 * 3
+    embedding = 3 * 16 * 16 + 16 + (n_class_tokens + n_tokens) * 16
+    assert counts.params_total == 2 * _ENCODER_LAYER + embedding + 32 + 16 * 3 + 3
+
+
+def test_another_image_resizes_the_positions_and_keeps_the_parameters(tmp_path: Path) -> None:
+    small, large = (_count(tmp_path, "vit", _VISION, image=side) for side in (12, 20))
+    assert small.params_total == large.params_total
+    assert large.flops_conv == small.flops_conv * 25 // 9
+
+
+def test_an_image_and_tokens_are_not_mixed_up(tmp_path: Path) -> None:
+    for model_type, fields, terms in (("vit", _VISION, {"seq": 5}), ("llama", _ROTARY, {"image": 224})):
+        with pytest.raises(InputError, match=r"takes an image, no seq|takes tokens \(seq\), no image"):
+            _load(tmp_path, model_type, fields, **terms)
+    with pytest.raises(InputError, match="image must be an integer in 4"):
+        _load(tmp_path, "vit", _VISION, image=3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "trainable"),
+    [
+        (["q_proj", "v_proj"], 294_912),
+        (["query", "value"], 294_912),
+        ("all-linear", 1_341_248),
+    ],
+)
+def test_trainable_parameters_of_vit_are_those_of_peft_in_old_and_new_names(
+    tmp_path: Path, targets: list[str] | str, trainable: int
+) -> None:
+    """Expected values: get_peft_model(ViTForImageClassification) of peft 0.21.2, r = 8."""
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "r": 8, "target_modules": targets}))
+    counts = count(load_workload("vit-base-patch16-224", adapter=file))
+    assert counts.params_trainable == trainable

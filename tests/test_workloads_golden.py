@@ -63,17 +63,19 @@ def _counts(point: Point, folder: Path | None) -> Counts:
         file = f"hf_configs/{point.model}.json" if is_adapter else point.config_file
         model, adapter = str(folder / file), str(folder / point.config_file) if is_adapter else None
     phase = "prefill" if point.phase == "params" else point.phase
+    batch, held = int(point.batch or 1), int(point.cache or 0)
     return count(
         load_workload(
-            model,
-            adapter=adapter,
-            phase=phase,
-            batch=int(point.batch or 1),
-            seq=int(point.seq or 1),
-            cache=int(point.cache or 0),
-            lowering="reference",
+            model, adapter=adapter, phase=phase, batch=batch, cache=held, lowering="reference",
+            **_sizes(point.seq),
         )
-    )
+    )  # fmt: skip
+
+
+def _sizes(seq: str) -> dict[str, int]:
+    """Tokens, or the side of an image ("224x224"); a row of parameters has neither."""
+    name = "image" if "x" in seq else "seq"
+    return {name: int(seq.partition("x")[0])} if seq else {}
 
 
 def _ours(point: Point, metric: str, folder: Path | None) -> int:

@@ -87,7 +87,14 @@ def plan_adapter(adapter: Adapter, model: Transformer, targets: Mapping[str, str
         (*(file.modules_to_save or ()), *HEADS_BY_TASK.get(file.task_type or "", ())),
         tuple(file.trained_tokens.items()),
     )
-    return TunerPlan(source, model.model_type, file.targets(default, model.stacks), LoraMethod(file), trained)
+    return TunerPlan(
+        source,
+        model.model_type,
+        file.targets(default, model.stacks),
+        LoraMethod(file),
+        trained,
+        model.old_path,
+    )
 
 
 @dataclass(frozen=True)

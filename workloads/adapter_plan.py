@@ -1,6 +1,6 @@
 """An adapter on a model: which module of which layer is changed, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NoReturn, Protocol
@@ -94,6 +94,7 @@ class TunerPlan:
     targets: Targets
     method: Method
     trained: Trained = field(default_factory=Trained)
+    old_path: Callable[[str], str] = str
 
     @property
     def varies_by_layer(self) -> bool:
@@ -103,8 +104,10 @@ class TunerPlan:
         changes = []
         for module in modules:
             path = module.path if layer is None else module.path.replace("*", str(layer))
-            if module.kind != "norm" and self.targets.match(module, path):
-                changes.append((module.path, self.method.change(module, path)))
+            names = dict.fromkeys((path, self.old_path(path)))
+            named = next((name for name in names if self.targets.match(module, name)), None)
+            if module.kind != "norm" and named is not None:
+                changes.append((module.path, self.method.change(module, named)))
         return LayerChanges(tuple(changes), self.trained)
 
     def refuse(self, modules: tuple[Module, ...]) -> NoReturn:

@@ -28,6 +28,7 @@ class Linear:
     part: Part = "body"
     weight_tied_to: str = ""
     bias_tied_to: str = ""
+    adapts: bool = True  # "all-linear" includes it
 
     @property
     def name(self) -> str:
@@ -260,7 +261,7 @@ class LayerBuilder:
         output = self.contraction(
             name, f"{name}_product", (*linear.kept, *linear.output), inputs, linear.group
         )
-        self.modules.append(Module(self.full_path(linear.module), "linear", linear.group == "head"))
+        self.modules.append(Module(self.full_path(linear.module), "linear", not linear.adapts))
         if self._adapters:
             output = self._adapters.linear(self, linear, output)
         if not linear.bias:

@@ -30,7 +30,7 @@ class Head:
     """Stages and a linear module of `n_outputs` rows; no module: the last stage is the output.
 
     `tied_to` names the table whose weight it shares, `bias_owner` the module whose bias. `selects` tells
-    the tokens that go through: each one, or the first alone. `share` is that of the counts.
+    the tokens that go through: each one, or the first alone.
     """
 
     module: str = ""
@@ -40,6 +40,7 @@ class Head:
     bias_owner: str = ""
     stages: tuple[Stage, ...] = ()
     selects: Literal["each", "first"] = "each"
+    adapts: bool = False  # "all-linear" includes it
 
 
 def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) -> str:
@@ -74,7 +75,7 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
         Linear(
             head.module, source, ("v",), (width,), head.bias, "head", "head",
             f"{head.tied_to}.weight" if head.tied_to else "",
-            f"{head.bias_owner}.bias" if head.bias_owner else "",
+            f"{head.bias_owner}.bias" if head.bias_owner else "", head.adapts,
         )
     )  # fmt: skip
 

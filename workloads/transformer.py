@@ -7,11 +7,12 @@ from typing import Literal, NoReturn, Protocol
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.workloads.attention import Attention, attend
-from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
+from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times, word
 from tilewright.workloads.embedding import Embedding, embed
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
 from tilewright.workloads.head import Head, finish
 from tilewright.workloads.norms import Norm, normalise
+from tilewright.workloads.patches import PatchEmbedding, embed_patches
 from tilewright.workloads.run import Parameter, Run
 
 
@@ -28,6 +29,7 @@ class Block:
     attention_norm: Norm
     feed_forward_norm: Norm | None
     placement: Literal["pre", "post", "parallel"] = "pre"
+    scales: tuple[str, str] | None = None  # modules that scale what attention and network add
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,24 @@ class Transformer:
     model_type: str
     width: int
     path: str
-    embedding: Embedding
+    embedding: Embedding | PatchEmbedding
     blocks: tuple[tuple[Block, int], ...]
     final_norm: Norm | None
     head: Head | None
     max_positions: int | None = None  # tokens that fit; None: no limit
+    #: Names that older releases gave to modules: (now, then), the stack's path first.
+    old_names: tuple[tuple[str, str], ...] = ()
 
     @property
     def decodes(self) -> bool:
         """Whether it keeps a cache and computes token after token."""
         return self.blocks[0][0].attention.cached
+
+    def old_path(self, path: str) -> str:
+        """The name of a module in older releases, which adapter files in the wild use."""
+        for now, then in self.old_names:
+            path = path.replace(now, then)
+        return path
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -85,7 +95,7 @@ _Fill = Callable[[LayerBuilder], str]
 def lower(model: Transformer, run: Run, plan: AdapterPlan | None) -> Lowered:
     """The network of `model` in `run` and its parameters; layers that are equal are built once."""
     network = _Lowering(model, run, plan)
-    network.emit("embed", "", lambda builder: embed(builder, model.embedding))
+    network.emit("embed", "", lambda builder: _embed(builder, model))
     first = 0
     for block, count in model.blocks:
         network.emit_blocks(block, first, count)
@@ -94,6 +104,12 @@ def lower(model: Transformer, run: Run, plan: AdapterPlan | None) -> Lowered:
     if plan and not network.changed:
         plan.refuse(tuple(network.modules))
     return tuple(network.classes), tuple(network.parameters)
+
+
+def _embed(builder: LayerBuilder, model: Transformer) -> str:
+    if isinstance(model.embedding, PatchEmbedding):
+        return embed_patches(builder, model.embedding)
+    return embed(builder, model.embedding)
 
 
 def fill_block(builder: LayerBuilder, block: Block) -> str:
@@ -106,11 +122,22 @@ def fill_block(builder: LayerBuilder, block: Block) -> str:
     if block.placement == "parallel":
         fed = feed_forward(builder, inner, block.feed_forward)
         return _residual(builder, "residual", "y", x, mixed, fed)
+    if block.scales:
+        mixed = _scale(builder, block.scales[0], mixed)
     middle = _residual(builder, "attention_residual", "x_mixed", x, mixed)
     assert block.feed_forward_norm is not None
     inner = normalise(builder, builder.access(middle), block.feed_forward_norm)
     fed = feed_forward(builder, inner, block.feed_forward)
+    if block.scales:
+        fed = _scale(builder, block.scales[1], fed)
     return _residual(builder, "feed_forward_residual", "y", middle, fed)
+
+
+def _scale(builder: LayerBuilder, module: str, x: str) -> str:
+    """x times a learned factor per channel."""
+    factors = builder.weight(module, "lambda1", ("d",))
+    inputs = (builder.access(x), builder.access(factors))
+    return builder.pointwise(word(module), f"{word(module)}_out", inputs, "mul", group="residual")
 
 
 def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:

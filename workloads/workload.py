@@ -9,12 +9,14 @@ from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
 from tilewright.workloads.adapter import adapter_names, plan_adapter, read_adapter
 from tilewright.workloads.families import family_of
+from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
 from tilewright.workloads.transformer import Transformer, lower
 
 MAX_TOKENS = 2**24
+MAX_IMAGE = 2**14
 DEFAULT_PREFILL_TOKENS = 512
 
 
@@ -80,6 +82,7 @@ def load_workload(
     batch: int = 1,
     seq: int | None = None,
     cache: int | None = None,
+    image: int | None = None,
     precision: Precision | Mapping[str, str] | None = None,
     lowering: str = "hardware",
     logits: str | None = None,
@@ -92,7 +95,8 @@ def load_workload(
     model: a preset, a config.json or its folder. adapter: a preset, an adapter_config.json or its
     folder; "unmerged" it runs beside the weights, "merged" it is folded into them, "none" leaves it out
     but for the task that it states. `seq` is the tokens computed per sequence (512 in prefill, 1 in
-    decode where not stated), `cache` those that are held before. `logits` is "last" in the hardware's
+    decode where not stated), `cache` those that are held before; a vision model takes the side of a square
+    `image` in pixels in their place (its own where not stated). `logits` is "last" in the hardware's
     lowering and "all" in the reference's where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
@@ -100,6 +104,7 @@ def load_workload(
     model_type, family = family_of(values, source)
     stated = read_adapter(adapter) if adapter is not None else None
     spec = family.read(values, source, stated.task if stated else "")
+    spec, seq = _with_image(spec, image, seq, source)
     terms = _Terms(phase, batch, seq, cache or 0, lowering, logits, attention or "three_pass")
     run = _run(terms, precision, spec.decodes)
     _check_positions(spec, run, source)
@@ -138,6 +143,24 @@ def _model_values(model: str | Path) -> tuple[dict[str, Any], str, str]:
         )
     name = file.parent.name if file.name == "config.json" and file.parent.name else file.stem
     return read_json(file), str(file), name
+
+
+def _with_image(
+    model: Transformer, image: int | None, seq: int | None, source: str
+) -> tuple[Transformer, int | None]:
+    """The model for an image of the stated size, and the tokens that it becomes."""
+    patches = model.embedding
+    if not isinstance(patches, PatchEmbedding):
+        if image is not None:
+            raise InputError(f"{source}: {model.model_type} takes tokens (seq), no image")
+        return model, seq
+    if seq is not None:
+        raise InputError(f"{source}: {model.model_type} takes an image, no seq")
+    side = patches.image if image is None else image
+    if not isinstance(side, int) or isinstance(side, bool) or not patches.patch <= side <= MAX_IMAGE:
+        raise InputError(f"image must be an integer in {patches.patch}..{MAX_IMAGE}, got {side!r}")
+    patches = replace(patches, image=side)
+    return replace(model, embedding=patches), patches.n_tokens
 
 
 @dataclass(frozen=True, slots=True)
