@@ -13,7 +13,6 @@ from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Self
 
-from tilewright.dataflow.errors import InputError
 from tilewright.search.judge import Costs, Judge
 from tilewright.search.outcome import Outcome
 from tilewright.search.study import StudyError
@@ -39,15 +38,14 @@ class Pool:
     """
 
     def __init__(self, judge: Judge, workers: int) -> None:
-        """Raises InputError if `workers` is not positive."""
-        if workers < 1:
-            raise InputError(f"workers must be >= 1, got {workers}")
         self._judge = judge
         self._executor: ProcessPoolExecutor | None = None
         if workers > 1:
             self._executor = ProcessPoolExecutor(
                 workers, mp_context=_context(), initializer=_start_worker, initargs=(judge,)
             )
+            # Fork now, while this is the only thread: a progress bar may well start another.
+            self._executor.submit(os.getpid).result()
 
     def examine(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of `jobs` by number, in the order in which they are done.

@@ -37,15 +37,19 @@ def run_study(
     if no design is feasible; StudyError if the folder cannot be written. KeyboardInterrupt leaves a store
     that can be resumed.
     """
+    if workers < 1:
+        raise InputError(f"workers must be >= 1, got {workers}")
     if evaluate is None:
-        from tilewright.search.evaluator import SimEvaluator
+        from tilewright.search.simulator import Simulator
 
-        evaluate = SimEvaluator(plan)
+        evaluate = Simulator(plan)
     judge = Judge(evaluate, plan.objectives, plan.parsed_constraints)
     fields, left_out = _fields(plan, judge)
-    evaluate.prepare(fields[0].design(fields[0].space.default()))
-    with Store(folder, plan.identity(), resume=resume) as store, Pool(judge, workers) as pool:
-        Loop(plan, judge, fields, store, pool, progress or (lambda _: None)).run()
+    with Store(folder, plan.identity(), resume=resume) as store:
+        if workers > 1:
+            evaluate.prepare(fields[0].design(fields[0].space.default()))
+        with Pool(judge, workers) as pool:
+            Loop(plan, judge, fields, store, pool, progress or (lambda _: None)).run()
         left_out += [reason for field in fields if (reason := field.why_without_front())]
         store.put_left_out(left_out)
         fronts = store.fronts()

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -112,7 +113,7 @@ class Store:
         values = (
             row.key, row.number, row.generation, row.device_class, design.template, design.device,
             _to_json(design.parameters), design.objective, outcome.status, outcome.reason, outcome.violation,
-            int(outcome.simulated), _to_json(outcome.metrics), _to_json(outcome.details),
+            int(outcome.simulated), _to_json(_finite(outcome.metrics)), _to_json(outcome.details),
         )  # fmt: skip
         with self._told():
             self._connection.execute(
@@ -273,6 +274,11 @@ def _row(values: Sequence[Any]) -> Row:
 
 def _outcome(status: str, reason: str, violation: float, simulated: int, metrics: str) -> Outcome:
     return Outcome(cast(Status, status), reason, violation, bool(simulated), json.loads(metrics))
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics that JSON can say; an infinite one (a resource that the device lacks) stands in the reason."""
+    return {name: value for name, value in metrics.items() if isfinite(value)}
 
 
 def _to_json(value: object) -> str:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,19 @@ def test_two_workers_give_the_bytes_of_one(tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
         run_study(plan, tmp_path / name, workers=workers, evaluate=Zdt(bound_fraction=0.5))
     assert len(_tables(tmp_path / "one")) == 3
+    assert _tables(tmp_path / "one") == _tables(tmp_path / "two")
+
+
+def test_workers_of_a_program_with_threads_are_spawned_and_give_the_same_bytes(tmp_path: Path) -> None:
+    plan, stop = toy_plan(evaluations=100), threading.Event()
+    run_study(plan, tmp_path / "one", evaluate=Zdt())
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        run_study(plan, tmp_path / "two", workers=2, evaluate=Zdt())
+    finally:
+        stop.set()
+        thread.join()
     assert _tables(tmp_path / "one") == _tables(tmp_path / "two")
 
 
@@ -353,6 +367,7 @@ def _plan(evaluations: int) -> StudyPlan:
 def test_workers_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="workers must be >= 1, got 0"):
         run_study(_plan(50), tmp_path / "out", evaluate=Zdt(), workers=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""The evaluator that asks the simulator."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from tilewright.search.constraint import Constraint
+from tilewright.search.evaluator import Simulated
+from tilewright.search.judge import REFUSALS
+from tilewright.search.objective import Figures, Part, area_metrics, combined
+from tilewright.search.study import StudyPlan
+from tilewright.sim.architecture import Architecture
+from tilewright.sim.area import area_of
+from tilewright.sim.design import Design
+from tilewright.sim.device import device_named
+from tilewright.sim.die_cost import die_cost_usd
+from tilewright.sim.report import Report
+from tilewright.sim.space import Space
+from tilewright.sim.template import template_named
+
+
+class Simulator:
+    """Designs as `sim` sees them, for the workloads of a plan; an `Evaluate`."""
+
+    def __init__(self, plan: StudyPlan) -> None:
+        self._workloads = plan.workloads
+        self._combine = plan.combine
+        self._fidelity = plan.fidelity
+        self._table = plan.tables[0]
+        self._priced = "cost" in plan.objectives or any("cost" in text for text in plan.constraints)
+
+    def space(self, template: str, device: str) -> Space:
+        return template_named(template).space(device_named(device))
+
+    def device_class(self, device: str) -> str:
+        return device_named(device).device_class
+
+    def limits(self, device: str) -> tuple[Constraint, ...]:
+        known = device_named(device)
+        if known.is_fpga:
+            return (Constraint("used_fraction", "<=", 1.0, "fpga"),)
+        if known.max_die_mm2 is None:
+            return ()
+        return (Constraint("area_mm2", "<=", known.max_die_mm2, "asic"),)
+
+    def prepare(self, design: Design) -> None:
+        # Simulating anything compiles everything; whether this very design fits does not matter.
+        with suppress(*REFUSALS):
+            self.bound(design)
+            self.simulate(design)
+
+    def screen(self, design: Design) -> Mapping[str, float]:
+        device = device_named(design.device)
+        architecture = _built(design)
+        metrics = area_metrics(area_of(architecture, device)) | {"clock_mhz": architecture.clock_mhz}
+        if self._priced and not device.is_fpga:
+            metrics["cost"] = die_cost_usd(metrics["area_mm2"], device.node_nm)
+        return metrics
+
+    def simulate(self, design: Design) -> Simulated:
+        from tilewright.sim.evaluate import evaluate
+
+        parts, details = [], {}
+        for workload in self._workloads:
+            report = evaluate(
+                workload.network,
+                design,
+                fidelity=self._fidelity,
+                workload=workload.name,
+                lowering=workload.lowering,
+                tokens=workload.tokens,
+                table=self._table,
+            )
+            parts.append(Part(workload.name, workload.weight, workload.phase, Figures.of(report)))
+            details[workload.name] = _summary(report)
+        return Simulated({**combined(parts, self._combine), **self.screen(design)}, details)
+
+
+def _built(design: Design) -> Architecture:
+    template, device = template_named(design.template), device_named(design.device)
+    return template.build(template.space(device).complete(design.parameters), device)
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    """What a study keeps of a report beside the metrics."""
+    return {
+        "latency_cycles": report.latency_cycles,
+        "bound_cycles": report.bound_cycles,
+        "bottleneck": report.bottleneck,
+        "utilisation": dict(report.utilisation),
+        "energy_pj": {part.name: part.value for part in report.energy.children},
+        "dram_read_bytes": report.dram_read_bytes,
+        "dram_write_bytes": report.dram_write_bytes,
+        "extrapolated_periods": len(report.extrapolated),
+        "error_fraction": dict(report.error_fraction),
+    }
