@@ -50,6 +50,12 @@ class Listing(StrEnum):
     MEMORIES = "memories"
 
 
+class ValidationSet(StrEnum):
+    COUNTS = "counts"
+    DRAM = "dram"
+    ALL = "all"
+
+
 class Fidelity(StrEnum):
     BOUND = "bound"
     TILE = "tile"
@@ -275,6 +281,23 @@ def compare(
 
     answer = runs.compare(first, second)
     _emit(answer, as_json, lambda: tables.comparison(answer))
+
+
+@app.command()
+def validate(
+    what: Annotated[ValidationSet, typer.Argument(help="which models")],
+    points: Annotated[Path | None, typer.Option(help="a CSV of reference points; default: our own")] = None,
+    out: Annotated[Path | None, typer.Option(help="write sets.csv and points.csv here")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare our figures with reference points.
+
+    Example: tilewright validate counts --points golden_counts.csv
+    """
+    from tilewright import tables, validation
+
+    answer = validation.validate(what.value, points, out)
+    _emit(answer, as_json, lambda: tables.rows("validation", validation.table_of(answer)))
 
 
 @cascade_app.command("check")

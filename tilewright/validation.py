@@ -1,0 +1,179 @@
+"""`tilewright validate`: our figures beside reference points of a CSV file, and how far off they are."""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from tilewright.dataflow.errors import InputError
+from tilewright.files import read_text
+from tilewright.search.front import write_whole
+
+#: A point: id, set, reference, ours, error_fraction, skipped_because.
+Record = dict[str, Any]
+
+#: Points that the project carries, so that a user can repeat the check.
+_OWN_POINTS = {"counts": Path(__file__).with_name("data") / "counts_points.csv"}
+_COUNT_COLUMNS = ("model", "config_file", "phase", "batch", "seq", "cache", "adapter", "metric", "value")
+
+
+def validate(which: str, points: Path | None, out: Path | None) -> dict[str, Any]:
+    """Compare with the points of a CSV file, or with those that the project carries.
+
+    which: counts, dram or all. Returns {"sets": ..., "points": ...}; with `out`, both are written there as
+    CSV. Raises InputError for a file without the columns that the comparison needs.
+    """
+    if which == "all" and points is not None:
+        raise InputError("validate all takes no --points: each set has columns of its own")
+    names = list(_SETS) if which == "all" else [which]
+    records = [record for name in names for record in _SETS[name](points)]
+    answer = {"sets": _summaries(records), "points": records}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, rows in answer.items():
+            write_whole(out / f"{name}.csv", _as_csv(rows))
+    return answer
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    import pandas as pd
+
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def _summaries(records: Iterable[Record]) -> list[dict[str, Any]]:
+    by_set: dict[str, list[Record]] = {}
+    for record in records:
+        by_set.setdefault(record["set"], []).append(record)
+    return [_summary(name, rows) for name, rows in by_set.items()]
+
+
+def _summary(name: str, rows: list[Record]) -> dict[str, Any]:
+    errors = [abs(row["error_fraction"]) for row in rows if row["error_fraction"] is not None]
+    compared = [row for row in rows if row["skipped_because"] is None]
+    return {
+        "name": name,
+        "n_points": len(compared),
+        "n_skipped": len(rows) - len(compared),
+        "mean_abs_error_fraction": mean(errors) if errors else None,
+        "median_abs_error_fraction": median(errors) if errors else None,
+        "worst_abs_error_fraction": max(errors) if errors else None,
+        "spearman": _spearman([(row["reference"], row["ours"]) for row in compared]),
+    }
+
+
+def _spearman(pairs: list[tuple[float, float]]) -> float | None:
+    """Rank correlation; None for fewer than three points or where one side is constant."""
+    if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+        return None
+    import pandas as pd
+
+    table = pd.DataFrame(pairs, columns=["reference", "ours"]).rank()
+    return float(table["reference"].corr(table["ours"]))
+
+
+def record(identity: str, set_name: str, reference: float, ours: float | None, skipped: str | None) -> Record:
+    """One point; a relative error needs a reference that is not 0, else it is 0 or 1."""
+    error = None
+    if ours is not None:
+        error = (ours - reference) / reference if reference else float(ours != reference)
+    return {
+        "id": identity,
+        "set": set_name,
+        "reference": reference,
+        "ours": ours,
+        "error_fraction": error,
+        "skipped_because": skipped,
+    }
+
+
+def _rows(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    lines = [line for line in read_text(file).splitlines() if not line.startswith("#")]
+    reader = csv.DictReader(lines)
+    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise InputError(f"{file}: column {missing[0]!r} is missing")
+    return list(reader)
+
+
+def _counts(points: Path | None) -> list[Record]:
+    file = points or _OWN_POINTS["counts"]
+    return [_count_record(row, file.parent) for row in _rows(file, _COUNT_COLUMNS)]
+
+
+def _count_record(row: Mapping[str, str], folder: Path) -> Record:
+    keys = ("model", "adapter", "phase", "batch", "seq", "cache", "metric")
+    identity = "|".join(row[key] for key in keys)
+    try:
+        reference = int(row["value"])
+    except ValueError:
+        return record(identity, "counts", 0, None, f"value {row['value']!r} is not a whole number")
+    terms = tuple(row[key] for key in ("config_file", "model", "adapter", "phase", "batch", "seq", "cache"))
+    try:
+        ours = _count_of(terms, row["metric"], folder)
+    except InputError as error:
+        return record(identity, "counts", reference, None, str(error))
+    return record(identity, "counts", reference, ours, None)
+
+
+def _count_of(terms: tuple[str, ...], metric: str, folder: Path) -> int:
+    """Our count of one metric. Raises InputError for what cannot be expressed."""
+    counts = _run_counts(terms, folder)
+    if metric == "flops_extra_vs_base":
+        config, model, _, *rest = terms
+        bare = _run_counts((_base_config(config, model), model, "none", *rest), folder)
+        return int(counts["flops_total"] - bare["flops_total"])
+    if not isinstance(counts.get(metric), int):
+        raise InputError(f"metric {metric!r} is not one of ours")
+    return int(counts[metric])
+
+
+def _base_config(config_file: str, model: str) -> str:
+    """The model's own file beside an adapter's: adapter files stand in folders <model>__<adapter>."""
+    if not config_file.startswith("adapter_configs"):
+        return config_file
+    return f"hf_configs/{model}.json"
+
+
+@lru_cache(maxsize=64)
+def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    from tilewright import api
+
+    config, model, _, phase, batch, seq, cache = terms
+    if phase not in ("params", "prefill", "decode"):
+        raise InputError(f"phase {phase!r} is not lowered yet")
+    is_adapter = config.startswith("adapter_configs")
+    workload = api.load_workload(
+        str(folder / _base_config(config, model)),
+        adapter=str(folder / config) if is_adapter else None,
+        phase="prefill" if phase == "params" else phase,
+        batch=int(batch or 1),
+        seq=int(seq or 1),
+        cache=int(cache or 0),
+        lowering="reference",
+    )
+    return api.count(workload).to_dict()
+
+
+def _dram(points: Path | None) -> list[Record]:
+    from tilewright.sim.dram_validation import validate_dram
+
+    return list(validate_dram(points))
+
+
+_SETS: dict[str, Callable[[Path | None], list[Record]]] = {"counts": _counts, "dram": _dram}
+
+
+def table_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sets as rows for printing, with the reasons of skips counted."""
+    reasons: dict[str, dict[str, int]] = {}
+    for point in answer["points"]:
+        if point["skipped_because"] is not None:
+            counted = reasons.setdefault(point["set"], {})
+            counted[point["skipped_because"]] = counted.get(point["skipped_because"], 0) + 1
+    rows = []
+    for entry in answer["sets"]:
+        most = sorted(reasons.get(entry["name"], {}).items(), key=lambda item: -item[1])[:3]
+        rows.append(entry | {"skipped because": "; ".join(f"{count} x {reason}" for reason, count in most)})
+    return rows
