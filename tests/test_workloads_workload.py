@@ -8,6 +8,7 @@ from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Kind
 from tilewright.dataflow.tensor import Role
+from tilewright.workloads.count import count
 from tilewright.workloads.workload import load_workload
 
 
@@ -55,3 +56,31 @@ def test_a_file_and_its_folder_are_the_same_model(tmp_path: Path) -> None:
 def test_a_context_beyond_the_positions_is_refused() -> None:
     with pytest.raises(InputError, match="cache 1000 \\+ seq 25 exceed the 1024 positions"):
         load_workload("gpt2", seq=25, cache=1000)
+
+
+def test_the_one_pass_form_has_the_products_of_the_three_pass_form() -> None:
+    """The rescaled sums add nothing to the contractions, whatever the tail of the last tile is."""
+    for lowering in ("reference", "hardware"):
+        for seq in (64, 200):
+            forms = [
+                load_workload("gpt2", seq=seq, lowering=lowering, attention=form)
+                for form in ("three_pass", "one_pass")
+            ]
+            flops = {count(form).flops_attention_bmm for form in forms}
+            assert len(flops) == 1
+
+
+def test_the_one_pass_form_of_a_window_skips_what_it_cannot_see() -> None:
+    flops = {
+        form: count(load_workload("mistral-7b-v0.1", seq=6000, attention=form)).flops_attention_bmm
+        for form in ("three_pass", "one_pass")
+    }
+    assert flops["one_pass"] == flops["three_pass"]
+    assert flops["three_pass"] == 2 * 2 * 32 * 4096 * (4096 * 4097 // 2 + (6000 - 4096) * 4096)
+
+
+def test_one_pass_reads_the_keys_tile_by_tile_in_order() -> None:
+    block = load_workload("gpt2", seq=256, attention="one_pass").network[1].graph
+    serial = {operator.serial_rank for operator in block.operators if operator.group == "attention"}
+    assert serial == {"n1", ""}
+    assert (block.size("n1"), block.size("n0")) == (2, 128)

@@ -1,13 +1,17 @@
 """Attention of a block: projections, rotary angles, the KV cache, the attention itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tilewright.dataflow.cascade import load_cascade
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, Linear, shifted
+from tilewright.workloads.builder import LayerBuilder, Linear, shifted, word
 from tilewright.workloads.norms import Norm, normalise
 from tilewright.workloads.run import KEPT_ROWS, Run
+
+#: Keys in a tile of the one-pass form; a mapping may cut the tiles of the hardware otherwise.
+ONE_PASS_TILE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,10 @@ class Attention:
         return n_keys if self.window is None else min(n_keys, self.window - 1)
 
 
-#: A tensor of heads by (token index, head index): the access of [b, token, head, e] in it.
-HeadRows = Callable[[Index, Index], Access]
+#: A tensor of heads: the access of its element at (token, head, channel) of batch b.
+HeadRows = Callable[[Index, Index, Index], Access]
+
+_M, _N, _H, _E = Index.of("m"), Index.of("n"), Index.of("h"), Index.of("e")
 
 
 def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
@@ -78,7 +84,7 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
         value = _append(builder, value, spec, "value")
     mixed = _mix(builder, query, key, value, spec)
     return builder.linear(
-        Linear(f"{spec.path}.{spec.output}", builder.access(mixed), ("d",), ("h", "e"), spec.output_bias)
+        Linear(f"{spec.path}.{spec.output}", builder.access(mixed), ("d",), ("h", "f"), spec.output_bias)
     )
 
 
@@ -100,19 +106,19 @@ def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[H
     tensor = builder.linear(linear)
 
     def rows(part: int) -> HeadRows:
-        return lambda token, head: Access(
-            tensor, (Index.of("b"), token, Index(offset=part), head, Index.of("e"))
+        return lambda token, head, channel: Access(
+            tensor, (Index.of("b"), token, Index(offset=part), head, channel)
         )
 
     return rows(0), rows(1), rows(2)
 
 
 def _plain_rows(tensor: str) -> HeadRows:
-    return lambda token, head: Access(tensor, (Index.of("b"), token, head, Index.of("e")))
+    return lambda token, head, channel: Access(tensor, (Index.of("b"), token, head, channel))
 
 
 def _rotate(builder: LayerBuilder, rows: HeadRows, heads: str, name: str, spec: Attention) -> HeadRows:
-    source = rows(Index.of("m"), Index.of(heads))
+    source = rows(_M, Index.of(heads), _E)
     rotated = builder.pointwise(
         f"rotate_{name}", f"{name}_rotated", (source,), "rotary",
         ranks=("b", "m", heads, "e"), group="attention",
@@ -122,7 +128,7 @@ def _rotate(builder: LayerBuilder, rows: HeadRows, heads: str, name: str, spec: 
 
 
 def _normalise_heads(builder: LayerBuilder, rows: HeadRows, heads: str, norm: Norm) -> HeadRows:
-    return _plain_rows(normalise(builder, rows(Index.of("m"), Index.of(heads)), norm))
+    return _plain_rows(normalise(builder, rows(_M, Index.of(heads), _E), norm))
 
 
 def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -> HeadRows:
@@ -132,7 +138,7 @@ def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -
     operator's `kept_rows` are those that the cache still holds after the step.
     """
     cache, run, heads = f"{name}_cache", builder.run, spec.groups_rank
-    inputs = [rows(Index.of("m"), Index.of(heads))]
+    inputs = [rows(_M, Index.of(heads), _E)]
     if past := spec.n_past(run):
         builder.rank("p", past)
         earlier = builder.input(f"{name}_past", ("b", heads, "p", "e"), Role.KV_CACHE)
@@ -144,7 +150,7 @@ def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -
         parameters=((KEPT_ROWS, spec.n_kept(run)),),
     )  # fmt: skip
     builder.keep(cache)
-    return lambda token, head: Access(cache, (Index.of("b"), head, token, Index.of("e")))
+    return lambda token, head, channel: Access(cache, (Index.of("b"), head, token, channel))
 
 
 def _mask(builder: LayerBuilder, spec: Attention) -> Mask | None:
@@ -157,14 +163,20 @@ def _mask(builder: LayerBuilder, spec: Attention) -> Mask | None:
 
 
 def _mix(builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows, spec: Attention) -> str:
-    """Softmax attention in three passes over n; returns mixed[b, m, h, e]."""
-    mask, n, m, h = _mask(builder, spec), Index.of("n"), Index.of("m"), Index.of("h")
-    shared = h
-    if spec.n_kv_heads != spec.n_heads:
-        shared = Index((IndexTerm("h", divisor=spec.n_heads // spec.n_kv_heads),))
+    """Softmax attention; returns mixed[b, m, h, f], f as e."""
+    builder.rank("f", spec.head_dim)
+    form = mix_in_one_pass if builder.run.attention == "one_pass" else mix_in_three_passes
+    return form(builder, query, key, value, spec)
+
+
+def mix_in_three_passes(
+    builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows, spec: Attention
+) -> str:
+    """Scores of all keys, their softmax, the mixed values: three traversals of n."""
+    mask, shared = _mask(builder, spec), _shared_head(spec)
     square, row = ("b", "h", "m", "n"), ("b", "h", "m")
     score = builder.contraction(
-        "score", "scores", square, (query(m, h), key(n, shared)), "attention",
+        "score", "scores", square, (query(_M, _H, _E), key(_N, shared, _E)), "attention",
         mask=mask, parameters=(("scale", spec.head_dim**-0.5),),
     )  # fmt: skip
     scores = builder.access(score)
@@ -174,8 +186,58 @@ def _mix(builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows,
     exponents = builder.access(raised)
     total = builder.reduction("row_sum", "sums", row, (exponents,), "sum", group="attention", mask=mask)
     inputs = (exponents, builder.access(total))
-    shares = builder.pointwise("normalise", "shares", inputs, "div", group="attention", mask=mask)
-    return builder.contraction(
-        "mix", "mixed", ("b", "m", "h", "e"), (builder.access(shares), value(n, shared)), "attention",
-        mask=mask,
-    )  # fmt: skip
+    shares = builder.access(
+        builder.pointwise("normalise", "shares", inputs, "div", group="attention", mask=mask)
+    )
+    factors = (shares, value(_N, shared, Index.of("f")))
+    return builder.contraction("mix", "mixed", ("b", "m", "h", "f"), factors, "attention", mask=mask)
+
+
+def mix_in_one_pass(
+    builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows, spec: Attention
+) -> str:
+    """The cascade `attention_one_pass`: keys in tiles, maximum and sums run along."""
+    mask, sizes = (
+        _mask(builder, spec),
+        {rank: builder.size((rank,)) for rank in ("b", "h", "m", "n", "e", "f")},
+    )
+    tile = min(ONE_PASS_TILE, sizes["n"])
+    types = {"activation": builder.run.precision.activations, "state": builder.run.precision.accumulators}
+    cascade = load_cascade("attention_one_pass").bind(
+        {**sizes, "hkv": spec.n_kv_heads, "n0": tile}, types, skip_masked=mask is not None
+    )
+    for rank in ("n1", "n0"):
+        builder.rank(rank, cascade.size(rank))
+    rows = {"Q": query, "K": key, "V": value}
+
+    def mixed(token: Index, head: Index, channel: Index) -> Access:
+        return Access("mixed", (Index.of("b"), token, head, channel))
+
+    def access(there: Access) -> Access:
+        found = {**rows, "AV": mixed}.get(there.tensor)
+        if found is None:
+            return replace(there, tensor=word(there.tensor))
+        _, head, token, channel = there.indices
+        return found(token, head, channel)
+
+    for tensor in cascade.tensors:
+        if tensor.name == "AV":
+            builder.tensor("mixed", ("b", "m", "h", "f"), tensor.role, tensor.dtype)
+        elif tensor.name not in rows:
+            builder.tensor(word(tensor.name), tensor.ranks, tensor.role, tensor.dtype)
+    for operator in cascade.operators:
+        window = operator.mask and mask and replace(operator.mask, lower=mask.lower)
+        builder.append(
+            replace(
+                operator, name=word(operator.name), output=access(operator.output), group="attention",
+                inputs=tuple(map(access, operator.inputs)), mask=window or operator.mask,
+            )
+        )  # fmt: skip
+    return "mixed"
+
+
+def _shared_head(spec: Attention) -> Index:
+    """The head of keys and values that head h of the queries looks at."""
+    if spec.n_kv_heads == spec.n_heads:
+        return _H
+    return Index((IndexTerm("h", divisor=spec.n_heads // spec.n_kv_heads),))

@@ -164,13 +164,19 @@ class LayerBuilder:
         parameters: tuple[tuple[str, float], ...] = (),
     ) -> str:
         """Append an operator and return its output tensor."""
-        if name in self._operators:
-            raise ValueError(f"operator {name!r} is added twice")
-        self._operators[name] = Operator(
-            name, kind, output, inputs, function=function, reduce=reduce, group=group, mask=mask,
-            repeat=repeat, serial_rank=serial_rank, parameters=parameters,
+        return self.append(
+            Operator(
+                name, kind, output, inputs, function=function, reduce=reduce, group=group, mask=mask,
+                repeat=repeat, serial_rank=serial_rank, parameters=parameters,
+            )
         )  # fmt: skip
-        return output.tensor
+
+    def append(self, operator: Operator) -> str:
+        """Append an operator that is made already and return its output tensor."""
+        if operator.name in self._operators:
+            raise ValueError(f"operator {operator.name!r} is added twice")
+        self._operators[operator.name] = operator
+        return operator.output.tensor
 
     def pointwise(
         self,
