@@ -242,3 +242,17 @@ def test_trainable_parameters_of_vit_are_those_of_peft_in_old_and_new_names(
     file.write_text(json.dumps({"peft_type": "LORA", "r": 8, "target_modules": targets}))
     counts = count(load_workload("vit-base-patch16-224", adapter=file))
     assert counts.params_trainable == trainable
+
+
+_EXPERTS = _ROTARY | {"num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+def test_each_token_goes_through_its_chosen_experts_only(tmp_path: Path) -> None:
+    counts = _count(tmp_path, "mixtral", _EXPERTS, seq=5)
+    assert counts.flops_moe_expert_bmm == counts.flops_other == 2 * 2 * 5 * 2 * _GATED
+    assert counts.params_total == 2 * (_ATTENTION + 8 * _GATED + 8 * 16 + 32) + 336
+
+
+def test_more_chosen_experts_than_there_are_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="num_experts_per_tok 9 exceeds num_local_experts 8"):
+        _load(tmp_path, "mixtral", _EXPERTS | {"num_experts_per_tok": 9})

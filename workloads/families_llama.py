@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
 from tilewright.workloads.embedding import Embedding
+from tilewright.workloads.experts import Experts
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import text_head
@@ -89,6 +90,22 @@ class MistralConfig(RotaryConfig):
     sliding_window: Annotated[int, Field(gt=1)] | None = 4096
 
 
+class MixtralConfig(MistralConfig):
+    default_architecture: ClassVar[str] = "MixtralForCausalLM"
+    sliding_window: Annotated[int, Field(gt=1)] | None = None
+    num_local_experts: Annotated[int, Field(gt=0, le=2**16)] = 8
+    num_experts_per_tok: Annotated[int, Field(gt=0)] = 2
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> "MixtralConfig":
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(
+                f"num_experts_per_tok {self.num_experts_per_tok} exceeds num_local_experts"
+                f" {self.num_local_experts}"
+            )
+        return self
+
+
 class Qwen2Config(RotaryConfig):
     default_architecture: ClassVar[str] = "Qwen2ForCausalLM"
     vocab_size: Rows = 151936
@@ -153,10 +170,7 @@ R = TypeVar("R", bound=RotaryConfig)
 def _gated(model_type: str, traits: _Traits, config: RotaryConfig, task: str) -> Transformer:
     """RMSNorm, attention, RMSNorm, gated network."""
     epsilon = config.rms_norm_eps
-    inner = FeedForward(
-        "mlp", config.intermediate_size, "up_proj", "down_proj", config.hidden_act, "gate_proj",
-        config.mlp_bias,
-    )  # fmt: skip
+    inner = _network(config)
     blocks = tuple(
         (
             Block(
@@ -169,6 +183,18 @@ def _gated(model_type: str, traits: _Traits, config: RotaryConfig, task: str) ->
     )  # fmt: skip
     scale = sqrt(config.hidden_size) if traits.scaled_rows else 1.0
     return _decoder(model_type, config, task, blocks, rms_norm("model.norm", epsilon), scale=scale)
+
+
+def _network(config: RotaryConfig) -> FeedForward | Experts:
+    if isinstance(config, MixtralConfig):
+        return Experts(
+            "mlp", config.num_local_experts, config.num_experts_per_tok, config.intermediate_size,
+            config.hidden_act,
+        )  # fmt: skip
+    return FeedForward(
+        "mlp", config.intermediate_size, "up_proj", "down_proj", config.hidden_act, "gate_proj",
+        config.mlp_bias,
+    )  # fmt: skip
 
 
 def _attention(config: RotaryConfig, traits: _Traits, window: int | None) -> Attention:
@@ -247,6 +273,11 @@ def _family(model_type: str, config: type[R], traits: _Traits) -> Family[R]:
 FAMILIES: Mapping[str, Family[Any]] = {
     "llama": _family("llama", RotaryConfig, _Traits()),
     "mistral": _family("mistral", MistralConfig, _Traits(qkv_bias=False, output_bias=False)),
+    "mixtral": Family(
+        MixtralConfig,
+        lambda config, task: _gated("mixtral", _Traits(qkv_bias=False, output_bias=False), config, task),
+        _ATTENTION_TARGETS,
+    ),
     "qwen2": _family("qwen2", Qwen2Config, _Traits(qkv_bias=True, output_bias=False)),
     "qwen3": _family("qwen3", Qwen3Config, _Traits(head_norm=True)),
     "gemma": _family("gemma", GemmaConfig, _Traits(scaled_rows=True)),

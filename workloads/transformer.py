@@ -9,6 +9,7 @@ from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.workloads.attention import Attention, attend
 from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times, word
 from tilewright.workloads.embedding import Embedding, embed
+from tilewright.workloads.experts import Experts, mix_experts
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
 from tilewright.workloads.head import Head, finish
 from tilewright.workloads.norms import Norm, normalise
@@ -25,7 +26,7 @@ class Block:
     """
 
     attention: Attention
-    feed_forward: FeedForward
+    feed_forward: FeedForward | Experts
     attention_norm: Norm
     feed_forward_norm: Norm | None
     placement: Literal["pre", "post", "parallel"] = "pre"
@@ -120,14 +121,14 @@ def fill_block(builder: LayerBuilder, block: Block) -> str:
     inner = normalise(builder, builder.access(x), block.attention_norm)
     mixed = attend(builder, inner, block.attention)
     if block.placement == "parallel":
-        fed = feed_forward(builder, inner, block.feed_forward)
+        fed = _network(builder, inner, block.feed_forward)
         return _residual(builder, "residual", "y", x, mixed, fed)
     if block.scales:
         mixed = _scale(builder, block.scales[0], mixed)
     middle = _residual(builder, "attention_residual", "x_mixed", x, mixed)
     assert block.feed_forward_norm is not None
     inner = normalise(builder, builder.access(middle), block.feed_forward_norm)
-    fed = feed_forward(builder, inner, block.feed_forward)
+    fed = _network(builder, inner, block.feed_forward)
     if block.scales:
         fed = _scale(builder, block.scales[1], fed)
     return _residual(builder, "feed_forward_residual", "y", middle, fed)
@@ -145,9 +146,13 @@ def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
     mixed = attend(builder, x, block.attention)
     summed = _residual(builder, "attention_residual", "x_mixed", x, mixed)
     middle = normalise(builder, builder.access(summed), block.attention_norm)
-    fed = feed_forward(builder, middle, block.feed_forward)
+    fed = _network(builder, middle, block.feed_forward)
     summed = _residual(builder, "feed_forward_residual", "x_fed", middle, fed)
     return normalise(builder, builder.access(summed), block.feed_forward_norm)
+
+
+def _network(builder: LayerBuilder, x: str, spec: FeedForward | Experts) -> str:
+    return mix_experts(builder, x, spec) if isinstance(spec, Experts) else feed_forward(builder, x, spec)
 
 
 def _residual(builder: LayerBuilder, name: str, output: str, *terms: str) -> str:
