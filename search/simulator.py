@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from tilewright.search.constraint import Constraint
@@ -16,6 +17,7 @@ from tilewright.sim.device import device_named
 from tilewright.sim.die_cost import die_cost_usd
 from tilewright.sim.report import Report
 from tilewright.sim.space import Space
+from tilewright.sim.technology import resolve_table
 from tilewright.sim.template import template_named
 
 
@@ -30,7 +32,7 @@ class Simulator:
         self._priced = "cost" in plan.objectives or any("cost" in text for text in plan.constraints)
 
     def space(self, template: str, device: str) -> Space:
-        return template_named(template).space(device_named(device))
+        return _template(template).space(device_named(device))
 
     def device_class(self, device: str) -> str:
         return device_named(device).device_class
@@ -57,6 +59,28 @@ class Simulator:
             metrics["cost"] = die_cost_usd(metrics["area_mm2"], device.node_nm)
         return metrics
 
+    def bound(self, design: Design) -> Mapping[str, float]:
+        if self._fidelity == "bound":
+            return {}  # the bound is the result, there is nothing to save
+        from tilewright.sim.bound import design_bound
+
+        device, architecture = device_named(design.device), _built(design)
+        table = resolve_table(device, self._table)
+        parts = []
+        for workload in self._workloads:
+            least = design_bound(workload.network, architecture, device, table)
+            figures = Figures(
+                latency_ms=least.latency_cycles / (architecture.clock_mhz * 1e3),
+                energy_mj=least.energy_pj * 1e-9,
+                dram_bytes=float(least.dram_read_bytes + least.dram_write_bytes),
+                tokens=workload.tokens,
+            )
+            parts.append(Part(workload.name, workload.weight, workload.phase, figures))
+        together = combined(parts, self._combine)
+        # A ratio of two lower bounds is no bound.
+        bounded = {name: value for name, value in together.items() if not name.endswith("power_w")}
+        return bounded | dict(self.screen(design))
+
     def simulate(self, design: Design) -> Simulated:
         from tilewright.sim.evaluate import evaluate
 
@@ -76,8 +100,12 @@ class Simulator:
         return Simulated({**combined(parts, self._combine), **self.screen(design)}, details)
 
 
+# Finding templates asks the interpreter for the entry points of all installed packages.
+_template = lru_cache(maxsize=None)(template_named)
+
+
 def _built(design: Design) -> Architecture:
-    template, device = template_named(design.template), device_named(design.device)
+    template, device = _template(design.template), device_named(design.device)
     return template.build(template.space(device).complete(design.parameters), device)
 
 
