@@ -48,7 +48,8 @@ def run_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 def _evaluate(graph: Graph, operator: Operator, values: dict[str, Array], step: int | None) -> None:
     sizes = [graph.size(rank) for rank in operator.ranks]
-    points = dict(zip(operator.ranks, np.indices(sizes).reshape(len(sizes), -1), strict=True))
+    grid = np.indices(sizes).reshape(len(sizes), -1) if sizes else np.zeros((0, 1), dtype=np.int64)
+    points = dict(zip(operator.ranks, grid, strict=True))
     if step is not None:
         here = points[operator.serial_rank] == step
         points = {rank: position[here] for rank, position in points.items()}
@@ -61,7 +62,8 @@ def _evaluate(graph: Graph, operator: Operator, values: dict[str, Array], step: 
     if operator.kind in (Kind.CONTRACTION, Kind.REDUCTION):
         _combine(operator, values[operator.output.tensor], target, result, step)
     else:
-        values[operator.output.tensor][target] = result
+        output = values[operator.output.tensor]
+        output.reshape(-1)[_flat(target, output.shape, n_points)] = result
 
 
 def _function(
@@ -121,6 +123,14 @@ def _unmasked(graph: Graph, mask: Mask, points: dict[str, NDArray[np.int64]]) ->
     return kept
 
 
+def _flat(target: tuple[NDArray[np.int64], ...], shape: tuple[int, ...], n_points: int) -> NDArray[np.int64]:
+    """Positions in the flattened array; a tensor without ranks has one element."""
+    found = np.zeros(n_points, dtype=np.int64)
+    for position, size in zip(target, shape, strict=True):
+        found = found * size + position
+    return found
+
+
 def _combine(
     operator: Operator,
     output: Array,
@@ -135,9 +145,10 @@ def _combine(
         step if step is not None and index == Index.of(operator.serial_rank) else slice(None)
         for index in operator.output.indices
     )
+    flat = _flat(target, output.shape, len(result))
     output[cells] = neutral
-    combine.at(output, target, result)
+    combine.at(output.reshape(-1), flat, result)
     if operator.reduce == "mean":
-        counts = np.zeros_like(output)
-        np.add.at(counts, target, 1.0)
-        output[cells] = output[cells] / counts[cells]
+        counts = np.zeros(output.size)
+        np.add.at(counts, flat, 1.0)
+        output[cells] = output[cells] / counts.reshape(output.shape)[cells]
