@@ -1,0 +1,283 @@
+"""Lower bounds: of a design without any mapping, and of one program.
+
+The bound of a design takes, for every layer, the busiest resource: the array with each contraction at its
+best orientation and as if tiling cost nothing, the vector unit with the functions that no fusion removes, the
+DRAM and the DMA channels with compulsory traffic (what enters a layer is read once, what leaves it is written
+once). Layers run one after another, so their bounds add up. No mapping's result is below it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor, prod
+
+from tilewright.dataflow.graph import Graph, Network
+from tilewright.dataflow.operator import Access, Kind, Operator
+from tilewright.sim.architecture import Architecture, MatrixArray
+from tilewright.sim.arrays import folds_and_beats
+from tilewright.sim.device import Device
+from tilewright.sim.energy import price_book
+from tilewright.sim.engine import Tasks
+from tilewright.sim.engine_tables import levels_of
+from tilewright.sim.mapper_machine import Machine, machine_of
+from tilewright.sim.report import Breakdown
+from tilewright.sim.sequential_plan import (
+    AttentionPlan,
+    Fusion,
+    GemmPlan,
+    VectorPlan,
+    is_gemm,
+    plan_graph,
+    roles_of,
+    works_of,
+)
+from tilewright.sim.trips import tile_classes
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """No mapping of the network on the design is faster or takes less energy.
+
+    `latency_cycles` of the default clock; `resource` is the component that sets most of it, `cycles` what
+    each component needs at least.
+    """
+
+    latency_cycles: int
+    energy: Breakdown
+    resource: str
+    cycles: tuple[tuple[str, float], ...]
+    dram_read_bytes: int
+    dram_write_bytes: int
+
+    @property
+    def energy_pj(self) -> float:
+        return self.energy.value
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A contraction as an array sees it; `full` if no mask thins it out."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    points: int
+    full: bool
+    bits: tuple[int, int]  # weights, activations
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """What one layer needs whatever the hardware: products, evaluations by function, compulsory bytes."""
+
+    products: tuple[Product, ...]
+    evaluations: tuple[tuple[str, int], ...]
+    read_bytes: int
+    write_bytes: int
+
+
+def design_bound(network: Network, architecture: Architecture, device: Device, table: str) -> Bound:
+    """The bound of `network` on `architecture`, in its cycles; `table` is a resolved energy table.
+
+    Raises InputError for a slot that is not bound.
+    """
+    machine = machine_of(architecture)
+    book = price_book(architecture, device, table)
+    totals: dict[str, float] = {}
+    energies: dict[str, float] = {}
+    latency = 0.0
+    n_read = n_written = 0
+    for layer in network:
+        work = layer_work(layer.graph)
+        cycles = _layer_cycles(work, machine)
+        latency += layer.count * max(cycles.values())
+        for name, value in cycles.items():
+            totals[name] = totals.get(name, 0.0) + layer.count * value
+        n_read += layer.count * work.read_bytes
+        n_written += layer.count * work.write_bytes
+        for product in work.products:
+            bits = (*product.bits, machine.array.accumulator_bits)
+            pj = layer.count * product.points * book.mac_pj(machine.array.name, bits)
+            energies[machine.array.name] = energies.get(machine.array.name, 0.0) + pj
+        for function, n in work.evaluations:
+            pj = layer.count * n * book.evaluation_pj(machine.vector.name, function)
+            energies[machine.vector.name] = energies.get(machine.vector.name, 0.0) + pj
+    per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
+    energies[machine.dram.name] = 8 * (n_read + n_written) * per_bit
+    rest_w = book.dram_background_w + sum(power_w for _, power_w in book.static_w)
+    energies["static"] = rest_w * floor(latency) / architecture.clock_mhz * 1e6
+    return Bound(
+        latency_cycles=floor(latency),
+        energy=Breakdown.of("energy_pj", tuple(Breakdown(name, pj) for name, pj in energies.items())),
+        resource=max(totals, key=lambda name: totals[name]),
+        cycles=tuple(totals.items()),
+        dram_read_bytes=n_read,
+        dram_write_bytes=n_written,
+    )
+
+
+def _layer_cycles(work: LayerWork, machine: Machine) -> dict[str, float]:
+    array = sum(product_cycles(machine.array, product) for product in work.products)
+    lanes = sum(n * machine.evaluation_cycles(function) for function, n in work.evaluations)
+    dma_in, dma_out = machine.dma_in, machine.dma_out
+    loads = work.read_bytes / (dma_in.channels * dma_in.bytes_per_cycle)
+    stores = work.write_bytes / (dma_out.channels * dma_out.bytes_per_cycle)
+    cycles = {
+        machine.array.name: array * machine.array_scale,
+        machine.vector.name: lanes / machine.vector.lanes,
+        machine.dram.name: (work.read_bytes + work.write_bytes) / machine.dram_bytes_per_cycle,
+        dma_in.name: loads,
+    }
+    cycles[dma_out.name] = cycles.get(dma_out.name, 0.0) + stores if dma_out is dma_in else stores
+    return cycles
+
+
+def product_cycles(array: MatrixArray, product: Product) -> float:
+    """Array cycles below which no tiling of the product comes, either operand on the rows.
+
+    A tile of t rows takes at least t / rows folds, so tiles never need fewer folds or beats than the whole;
+    a masked product is only held to its multiply-accumulates over the array's peak.
+    """
+    if not product.full:
+        return product.points / array.macs_per_cycle
+    best = None
+    for m, n in ((product.m, product.n), (product.n, product.m)):
+        n_folds, n_beats = folds_and_beats(m, n, product.k, array.rows, array.cols, array.stationarity)
+        shift = 0 if array.drain_overlap else array.rows
+        cycles = n_folds * (n_beats + array.rows + array.cols + shift) / array.count
+        best = cycles if best is None else min(best, cycles)
+    assert best is not None
+    return product.batch * best
+
+
+_WORK: dict[int, tuple[Graph, LayerWork]] = {}
+_MAX_KEPT = 256
+
+
+def layer_work(graph: Graph) -> LayerWork:
+    """The work of a graph, remembered by the graph's identity (a hash of a graph walks all of it)."""
+    kept = _WORK.get(id(graph))
+    if kept is None or kept[0] is not graph:
+        if len(_WORK) >= _MAX_KEPT:
+            _WORK.clear()
+        kept = _WORK[id(graph)] = graph, _layer_work(graph)
+    return kept[1]
+
+
+def _layer_work(graph: Graph) -> LayerWork:
+    products = tuple(_product(graph, operator) for operator in graph.operators if is_gemm(operator))
+    evaluations: dict[str, int] = {}
+    for function, n in _evaluations(graph):
+        evaluations[function] = evaluations.get(function, 0) + n
+    read, written = compulsory_bytes(graph)
+    return LayerWork(products, tuple(evaluations.items()), read, written)
+
+
+def _product(graph: Graph, operator: Operator) -> Product:
+    roles = roles_of(operator)
+    batch, m, n, k = (
+        prod(graph.size(rank) for rank in ranks) for ranks in (roles.batch, roles.m, roles.n, roles.k)
+    )
+    points = graph.n_points(operator)
+    weights, activations = (
+        graph.tensor_by_name[access.tensor].bits for access in (operator.inputs[1], operator.inputs[0])
+    )
+    batch *= operator.repeat
+    return Product(batch, m, n, k, points, points == batch * m * n * k, (weights, activations))
+
+
+def _evaluations(graph: Graph) -> list[tuple[str, int]]:
+    """Evaluations that remain under every fusion: a low-rank path's scaling and sum vanish into the array."""
+    found = []
+    for stage in plan_graph(graph, Fusion(maps=True, attention=True, low_rank=True)).stages:
+        operators: tuple[Operator, ...] = ()
+        most: int | None = None
+        if isinstance(stage, GemmPlan):
+            operators = stage.epilogue
+        elif isinstance(stage, VectorPlan):
+            operators = stage.operators
+        elif isinstance(stage, AttentionPlan):
+            operators = stage.pieces
+            most = graph.n_elements(stage.mix.output.tensor)
+        for operator in operators:
+            n = graph.n_points(operator) // max(1, operator.repeat)
+            # one pass over the keys divides the mixed rows instead of the shares
+            n = n if most is None or operator.function != "div" else min(n, most)
+            found += [(work.function, n * work.evaluations) for work in works_of(operator, graph)]
+    return found
+
+
+def compulsory_bytes(graph: Graph) -> tuple[int, int]:
+    """(read, written): what a layer touches of its live-in tensors, once, and what it leaves behind.
+
+    Rows that a scatter adds to a cache are written, the cached ones stay in place and are read if anything
+    reads the cache.
+    """
+    read = 0
+    for tensor in graph.inputs:
+        touched = [
+            _touched(graph, operator, access)
+            for operator in graph.consumers[tensor]
+            for access in operator.inputs
+            if access.tensor == tensor and operator.kind is not Kind.SCATTER
+        ]
+        behind = [
+            operator.output.tensor
+            for operator in graph.consumers[tensor]
+            if operator.kind is Kind.SCATTER and operator.inputs[-1].tensor != tensor
+        ]
+        if any(_reads_all(graph, cache) for cache in behind):
+            touched.append(graph.n_elements(tensor))
+        elements = min(max(touched, default=0), graph.n_elements(tensor))
+        read += elements * graph.tensor_by_name[tensor].bits // 8
+    written = 0
+    for tensor in graph.outputs:
+        producer = graph.producer.get(tensor)
+        if producer is None:
+            continue
+        elements = graph.n_elements(tensor)
+        if producer.kind is Kind.SCATTER:
+            elements = min(elements, graph.n_points(producer))
+        written += elements * graph.tensor_by_name[tensor].bits // 8
+    return read, written
+
+
+def _touched(graph: Graph, operator: Operator, access: Access) -> int:
+    """Elements of a tensor that an operator reads: the reach of its indices, or rows that data picks."""
+    if operator.kind is Kind.GATHER and access is operator.inputs[-1]:
+        return graph.n_elements(operator.output.tensor)
+    reach = 1
+    for index in access.indices:
+        reach *= 1 + sum(
+            abs(term.coefficient) * ((graph.size(term.rank) - 1) // term.divisor) for term in index.terms
+        )
+    return reach
+
+
+def _reads_all(graph: Graph, cache: str) -> bool:
+    """Whether some operator without a window reads the cache."""
+    return any(operator.mask is None or operator.mask.lower is None for operator in graph.consumers[cache])
+
+
+def program_bound(tasks: Tasks) -> tuple[int, str]:
+    """(cycles, component) of the busiest component of a program: the run never takes fewer cycles.
+
+    A pool of channels is held to its total work over its channels, the DRAM to its service.
+    """
+    own: dict[str, int] = {}
+    service = 0
+    for position, nest in enumerate(tasks.program.nests):
+        name = tasks.resources[int(tasks.tables.nest_resource[position])]
+        levels, _ = levels_of(nest)
+        flagged = [level.flagged.rank for level in levels if level.flagged]
+        first = int(tasks.tables.leaf_first[position])
+        for count, shrunk in tile_classes(nest.loops, flagged):
+            leaf = first + sum(1 << bit for bit, rank in enumerate(flagged) if rank in shrunk)
+            own[name] = own.get(name, 0) + count * int(tasks.tables.leaf_own[leaf])
+            service += count * int(tasks.tables.leaf_service[leaf])
+    capacity = dict(zip(tasks.resources, tasks.tables.resource_capacity.tolist(), strict=True))
+    cycles: Mapping[str, int] = {name: -(-busy // capacity[name]) for name, busy in own.items()}
+    if tasks.dram:
+        cycles = {**cycles, tasks.dram: service}
+    busiest = max(cycles, key=lambda name: cycles[name])
+    return cycles[busiest], busiest

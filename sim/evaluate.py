@@ -1,0 +1,287 @@
+"""One evaluation end to end: a network on a design, to a report."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from tilewright.dataflow.errors import InputError, nearest
+from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.dataflow.program import Program, Stage
+from tilewright.sim.actions import ActionCounts, NestCounts, count_actions
+from tilewright.sim.architecture import Architecture, Dram
+from tilewright.sim.area import area_of, check_fits
+from tilewright.sim.bound import Bound, design_bound
+from tilewright.sim.design import Design
+from tilewright.sim.device import Device, device_named
+from tilewright.sim.energy import nest_pj, price
+from tilewright.sim.engine import Timing, compile_program, run
+from tilewright.sim.mapper_machine import machine_of
+from tilewright.sim.mapping import OBJECTIVES
+from tilewright.sim.memory import service_table
+from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
+from tilewright.sim.technology import resolve_table
+from tilewright.sim.template import Template, template_named
+
+Fidelity = Literal["bound", "tile"]
+FIDELITIES = ("bound", "tile")
+
+# Finding templates asks the interpreter for the entry points of all installed packages.
+_template = lru_cache(maxsize=None)(template_named)
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """One layer on one architecture: the program, its timing and its actions."""
+
+    program: Program
+    timing: Timing
+    counts: ActionCounts
+
+
+@dataclass(frozen=True, slots=True)
+class LayerResult:
+    """What of a layer's run a report needs; cycles, pJ and bytes of one layer."""
+
+    latency_cycles: int
+    energy: Breakdown
+    busy_cycles: tuple[tuple[str, int], ...]
+    capacity: tuple[tuple[str, int], ...]
+    dram_read_bytes: int
+    dram_write_bytes: int
+    macs: int
+    operators: tuple[OperatorReport, ...]
+    extrapolated: tuple[Extrapolation, ...]
+
+
+def evaluate(
+    network: Network,
+    design: Design,
+    *,
+    fidelity: str = "tile",
+    workload: str = "",
+    lowering: str = "hardware",
+    tokens: int = 0,
+    table: str = "default",
+) -> Report:
+    """The report of `network` on `design`; `fidelity` is "tile" (simulated) or "bound" (closed form).
+
+    `workload`, `lowering` and `tokens` are only noted. `table` names the energy table, "default" the
+    device's. Raises InputError for an unknown name, a design that cannot be built, does not fit on the device, or
+    whose buffers hold no tile of an operator (MappingError).
+    """
+    device = device_named(design.device)
+    template = _template(design.template)
+    parameters = template.space(device).complete(design.parameters)
+    architecture = template.build(parameters, device)
+    report = evaluate_architecture(
+        network, architecture, template=design.template, objective=design.objective, fidelity=fidelity,
+        workload=workload, lowering=lowering, tokens=tokens, table=table,
+    )  # fmt: skip
+    return replace(report, parameters=tuple(parameters.items()))
+
+
+def evaluate_architecture(
+    network: Network,
+    architecture: Architecture,
+    *,
+    template: str = "sequential",
+    objective: str = "latency",
+    fidelity: str = "tile",
+    workload: str = "",
+    lowering: str = "hardware",
+    tokens: int = 0,
+    table: str = "default",
+) -> Report:
+    """The same for a declared architecture, scheduled by the policy of `template`."""
+    for name, value, known in (("fidelity", fidelity, FIDELITIES), ("objective", objective, OBJECTIVES)):
+        if value not in known:
+            raise InputError(f"{name} {value!r} is unknown{nearest(value, known)}; known: {', '.join(known)}")
+    device = device_named(architecture.device)
+    energy_table = resolve_table(device, table)
+    area = area_of(architecture, device)
+    check_fits(area, device)
+    bound = design_bound(network, architecture, device, energy_table)
+    machine = machine_of(architecture)
+    base = Report(
+        workload=workload,
+        template=template,
+        device=device.name,
+        parameters=architecture.parameters,
+        fidelity=fidelity,
+        lowering=lowering,
+        latency_cycles=bound.latency_cycles,
+        clock_mhz=architecture.clock_mhz,
+        energy=bound.energy,
+        area=area,
+        dram_read_bytes=bound.dram_read_bytes,
+        dram_write_bytes=bound.dram_write_bytes,
+        utilisation=_shares(bound),
+        bound_cycles=bound.latency_cycles,
+        bottleneck=bound.resource,
+        macs=sum(layer.count * macs_of(layer.graph) for layer in network),
+        tokens=tokens,
+        peaks=(
+            ("macs_per_cycle", float(machine.array.macs_per_cycle / machine.array_scale)),
+            ("dram_bytes_per_cycle", machine.dram_bytes_per_cycle),
+        ),
+        tables=(energy_table,),
+        provenance=(("device", device.source),),
+    )
+    if fidelity == "bound":
+        return base
+    layers = [
+        (layer, layer_result(layer.graph, architecture, device, template, objective, energy_table))
+        for layer in network
+    ]
+    return _with_layers(base, layers)
+
+
+def run_layer(
+    graph: Graph, architecture: Architecture, template: str = "sequential", objective: str = "latency"
+) -> LayerRun:
+    """Schedule one layer graph and simulate it; what timelines and generators start from."""
+    scheduler: Template = _template(template)
+    program = scheduler.schedule(graph, architecture, objective)
+    (dram,) = architecture.of_kind(Dram)
+    memory = service_table(dram.config, dram.channels, architecture.clock_mhz)
+    timing = run(compile_program(program, architecture, memory))
+    return LayerRun(program, timing, count_actions(program, architecture))
+
+
+_GRAPHS: dict[Graph, Graph] = {}
+_GRAPH_BY_ID: dict[int, tuple[Graph, Graph]] = {}
+_RESULTS: OrderedDict[tuple[int, Architecture, str, str, str], LayerResult] = OrderedDict()
+_MAX_GRAPHS = 256
+_MAX_RESULTS = 1024
+
+
+def layer_result(
+    graph: Graph, architecture: Architecture, device: Device, template: str, objective: str, table: str
+) -> LayerResult:
+    """The result of one layer; equal layers on equal architectures are simulated once per process."""
+    key = (id(_canonical(graph)), architecture, template, objective, table)
+    if (kept := _RESULTS.get(key)) is not None:
+        _RESULTS.move_to_end(key)
+        return kept
+    found = _layer_result(
+        graph, run_layer(graph, architecture, template, objective), architecture, device, table
+    )
+    _RESULTS[key] = found
+    if len(_RESULTS) > _MAX_RESULTS:
+        _RESULTS.popitem(last=False)
+    return found
+
+
+def _canonical(graph: Graph) -> Graph:
+    """One object for all equal graphs; a graph's hash, which walks all of it, is taken once per object."""
+    kept = _GRAPH_BY_ID.get(id(graph))
+    if kept is not None and kept[0] is graph:
+        return kept[1]
+    if len(_GRAPHS) >= _MAX_GRAPHS or len(_GRAPH_BY_ID) >= 4 * _MAX_GRAPHS:
+        _GRAPHS.clear()
+        _GRAPH_BY_ID.clear()
+        _RESULTS.clear()  # its keys are identities of the graphs that are let go
+    found = _GRAPHS.setdefault(graph, graph)
+    _GRAPH_BY_ID[id(graph)] = graph, found
+    return found
+
+
+def _layer_result(
+    graph: Graph, layer: LayerRun, architecture: Architecture, device: Device, table: str
+) -> LayerResult:
+    timing, counts = layer.timing, layer.counts
+    by_stage: dict[str, list[NestCounts]] = {}
+    for nest in counts.nests:
+        by_stage.setdefault(nest.stage, []).append(nest)
+    operators = []
+    for stage, time in zip(layer.program.stages, timing.stages, strict=True):
+        nests = by_stage[stage.name]
+        operators.append(
+            OperatorReport(
+                name=stage.name,
+                layer_class=graph.name,
+                layers=1,
+                kind=_kind(graph, stage),
+                macs=sum(nest.macs for nest in nests),
+                start_cycle=time.start_cycle,
+                end_cycle=time.end_cycle,
+                energy_pj=sum(nest_pj(nest, architecture, device, table) for nest in nests),
+                dram_read_bytes=sum(nest.dram_read_bytes for nest in nests),
+                dram_write_bytes=sum(nest.dram_write_bytes for nest in nests),
+                bottleneck=time.bottleneck,
+            )
+        )
+    return LayerResult(
+        latency_cycles=timing.latency_cycles,
+        energy=price(counts, timing.latency_cycles, architecture, device, table),
+        busy_cycles=timing.busy_cycles,
+        capacity=timing.capacity,
+        dram_read_bytes=counts.dram_read_bytes,
+        dram_write_bytes=counts.dram_write_bytes,
+        macs=counts.n_macs,
+        operators=tuple(operators),
+        extrapolated=timing.extrapolated,
+    )
+
+
+def _kind(graph: Graph, stage: Stage) -> str:
+    """The kind of a stage's main operator: its first contraction, else its last operator."""
+    kinds = {operator.name: operator.kind.value for operator in graph.operators}
+    own = [kinds[name] for name in stage.operators]
+    return "contraction" if "contraction" in own else own[-1]
+
+
+def _with_layers(base: Report, layers: list[tuple[LayerClass, LayerResult]]) -> Report:
+    """The simulated report: every layer class times its count."""
+    latency = sum(layer.count * result.latency_cycles for layer, result in layers)
+    busy: dict[str, int] = {}
+    capacity: dict[str, int] = {}
+    for layer, result in layers:
+        for name, cycles in result.busy_cycles:
+            busy[name] = busy.get(name, 0) + layer.count * cycles
+        capacity |= dict(result.capacity)
+    utilisation = tuple((name, cycles / (latency * capacity[name])) for name, cycles in busy.items())
+    return replace(
+        base,
+        latency_cycles=latency,
+        energy=_summed((layer.count, result.energy) for layer, result in layers),
+        dram_read_bytes=sum(layer.count * result.dram_read_bytes for layer, result in layers),
+        dram_write_bytes=sum(layer.count * result.dram_write_bytes for layer, result in layers),
+        utilisation=utilisation,
+        bottleneck=max(utilisation, key=lambda item: item[1])[0],
+        operators=tuple(
+            replace(operator, layer_class=layer.name, layers=layer.count)
+            for layer, result in layers
+            for operator in result.operators
+        ),
+        extrapolated=tuple(skip for _, result in layers for skip in result.extrapolated),
+    )
+
+
+def _summed(parts: Iterable[tuple[int, Breakdown]]) -> Breakdown:
+    """The sum of trees of two levels, each so many times; components and actions in order of appearance."""
+    totals: dict[str, dict[str, float]] = {}
+    for count, tree in parts:
+        for component in tree.children:
+            own = totals.setdefault(component.name, {})
+            for action in component.children:
+                own[action.name] = own.get(action.name, 0.0) + count * action.value
+    return Breakdown.of("energy_pj", tuple(_node(name, own) for name, own in totals.items()))
+
+
+def _node(name: str, values: Mapping[str, float]) -> Breakdown:
+    return Breakdown.of(name, tuple(Breakdown(action, value) for action, value in values.items()))
+
+
+def _shares(bound: Bound) -> tuple[tuple[str, float], ...]:
+    """Share of the bound that each component is busy at least."""
+    span = max(1, bound.latency_cycles)
+    return tuple((name, min(1.0, cycles / span)) for name, cycles in bound.cycles)
+
+
+@lru_cache(maxsize=256)
+def macs_of(graph: Graph) -> int:
+    """Multiply-accumulates that the graph asks for, masks and densities applied."""
+    return sum(graph.macs(operator) for operator in graph.operators)

@@ -1,0 +1,119 @@
+"""The family `sequential`: one array complex and one vector unit run the operators of a graph in turn.
+
+docs/sequential.md describes the hardware, the space and the policy.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.program import Program
+from tilewright.sim.architecture import Architecture
+from tilewright.sim.device import Device
+from tilewright.sim.mapper_machine import Machine, machine_of
+from tilewright.sim.mapping import OBJECTIVES, MappingError, Objective
+from tilewright.sim.sequential_attention import AttentionStage
+from tilewright.sim.sequential_emit import Emitter
+from tilewright.sim.sequential_gemm import GemmStage
+from tilewright.sim.sequential_plan import (
+    AttentionPlan,
+    Fusion,
+    GemmPlan,
+    GraphPlan,
+    VectorPlan,
+    plan_graph,
+)
+from tilewright.sim.sequential_rooms import divide_buffers, factors_fit
+from tilewright.sim.sequential_space import build_sequential, space_of
+from tilewright.sim.sequential_vector import VectorStage, emit_move
+from tilewright.sim.space import Space, Value
+
+# What a declared architecture, which states no choices of the family, is scheduled with.
+_DEFAULT_COPIES = 2
+
+
+class Sequential:
+    """Operators one after another on one array complex, double-buffered through three buffers."""
+
+    name = "sequential"
+    summary = "one array complex and one vector unit run the operators in turn"
+
+    def space(self, device: Device) -> Space:
+        return space_of(device)
+
+    def build(self, parameters: Mapping[str, Value], device: Device) -> Architecture:
+        return build_sequential(parameters, device)
+
+    def schedule(self, graph: Graph, architecture: Architecture, objective: str = "latency") -> Program:
+        """The program of one layer graph on any architecture that binds the family's slots.
+
+        Raises MappingError for an operator that does not fit, InputError for a slot that is not bound.
+        """
+        if objective not in OBJECTIVES:
+            raise MappingError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
+        return _Scheduler(graph, machine_of(architecture)).program(objective)
+
+
+@lru_cache(maxsize=256)
+def _plan(graph: Graph, fusion: Fusion) -> GraphPlan:
+    return plan_graph(graph, fusion)
+
+
+class _Scheduler:
+    """Schedules one graph on one machine."""
+
+    def __init__(self, graph: Graph, machine: Machine) -> None:
+        self._graph = graph
+        self._machine = machine
+        self._copies = int(machine.parameter("prefetch_depth", _DEFAULT_COPIES))
+        self._one_pass = machine.parameter("attention", "one_pass") == "one_pass"
+
+    def program(self, objective: Objective) -> Program:
+        """Fuse as much as the architecture asks for and its buffers hold."""
+        fused = bool(self._machine.parameter("fusion", True))
+        fusion = Fusion(maps=fused, attention=fused, low_rank=fused)
+        if fused:
+            if not factors_fit(self._graph, self._machine, _plan(self._graph, fusion)):
+                fusion = Fusion(maps=True, attention=True, low_rank=False)
+            found = self._emit(fusion, objective)
+            if found is not None:
+                return found
+            fusion = Fusion(maps=True, attention=False, low_rank=fusion.low_rank)
+        found = self._emit(fusion, objective)
+        assert found is not None  # only attention can ask for a program without it
+        return found
+
+    def _emit(self, fusion: Fusion, objective: Objective) -> Program | None:
+        """The program with that fusion; None if a fused attention does not fit."""
+        plan = _plan(self._graph, fusion)
+        rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
+        emitter = Emitter(self._graph, self._machine, self._copies, dict(plan.aliases))
+        for stage in plan.stages:
+            if isinstance(stage, GemmPlan):
+                GemmStage.emit(emitter, stage, rooms, objective)
+            elif isinstance(stage, VectorPlan):
+                VectorStage.emit(emitter, stage, rooms)
+            elif isinstance(stage, AttentionPlan):
+                if not AttentionStage.emit(emitter, stage, rooms, self._one_pass):
+                    return None
+            else:
+                emit_move(emitter, stage, rooms)
+        program = emitter.program()
+        _check_capacity(program, self._machine)
+        return program
+
+
+def _check_capacity(program: Program, machine: Machine) -> None:
+    """Raises MappingError if the buffers of a memory do not fit in it."""
+    used: dict[str, int] = {}
+    components = machine.architecture.component_by_slot
+    for buffer in program.buffers:
+        name = components[buffer.slot].name
+        used[name] = used.get(name, 0) + buffer.slot_bytes * buffer.copies
+    for name, n_bytes in used.items():
+        capacity_bytes = getattr(machine.architecture.component_by_name[name], "capacity_bytes", 0)
+        if n_bytes > capacity_bytes:
+            raise MappingError(
+                f"program {program.name!r}: tiles of {n_bytes} bytes do not fit in {name},"
+                f" {capacity_bytes} bytes"
+            )

@@ -1,0 +1,122 @@
+"""How a program divides the three buffers: what each kind of tile may take, fixed for the whole program."""
+
+from dataclasses import dataclass
+
+from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.operator import Access
+from tilewright.sim.mapper_machine import Machine
+from tilewright.sim.sequential_plan import (
+    AttentionPlan,
+    GemmPlan,
+    GraphPlan,
+    LowRank,
+    MovePlan,
+    VectorPlan,
+)
+
+# Shares of a buffer, reserved only while a stage of the program needs them; the rest goes to the main tiles.
+_SIDE_SHARE = 0.25  # of the input buffer, for each second operand of a map
+_INDEX_SHARE = 1 / 16  # of the input buffer, for row numbers
+_VALUE_SHARE = 0.25  # of the weight buffer, for values beside keys
+_CONSTANT_SHARE = 0.25  # of the weight buffer, for whole biases and norm weights together
+_FACTOR_SHARE = 0.5  # of the weight buffer, the most that whole low-rank factors may take
+_LOW_SHARE = 1 / 16  # of the output buffer, for u of a low-rank path
+_SCORE_SHARE = 0.5  # of the output buffer, for scores and exponents
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Room for one copy of one tile of each kind; a constant has a single copy."""
+
+    input_bytes: int
+    side_bytes: int
+    index_bytes: int
+    weight_bytes: int
+    value_bytes: int
+    constant_bytes: int
+    sums: int  # elements of a tile of C
+    output_bytes: int
+    low_bytes: int
+    score_bits: int  # for the scores and the exponents of a tile
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What the stages of a program ask for besides their main tiles."""
+
+    n_sides: int
+    n_constants: int
+    largest_constant: int  # bytes
+    gathers: bool
+    attention: bool
+    low_rank: bool
+    factor_bytes: int
+    result_bits: int
+
+
+def factors_fit(graph: Graph, machine: Machine, plan: GraphPlan) -> bool:
+    """Whether the factors of every low-rank path can stay whole in their share of the weight buffer."""
+    return _needs(graph, plan).factor_bytes <= machine.weight_buffer.capacity_bytes * _FACTOR_SHARE
+
+
+def divide_buffers(graph: Graph, machine: Machine, plan: GraphPlan, copies: int) -> Rooms:
+    """The rooms of a program of these stages with `copies` of every tile."""
+    needs = _needs(graph, plan)
+    weights = machine.weight_buffer.capacity_bytes
+    constant_bytes = min(int(weights * _CONSTANT_SHARE) // max(1, needs.n_constants), needs.largest_constant)
+    weights -= constant_bytes * needs.n_constants + needs.factor_bytes
+    value_bytes = int(weights * _VALUE_SHARE) if needs.attention else 0
+
+    inputs = machine.input_buffer.capacity_bytes
+    side_bytes = int(inputs * min(_SIDE_SHARE, 0.75 / max(1, needs.n_sides)))
+    index_bytes = int(inputs * _INDEX_SHARE) if needs.gathers else 0
+    inputs -= side_bytes * needs.n_sides + index_bytes
+
+    outputs = machine.output_buffer.capacity_bytes
+    score_bytes = int(outputs * _SCORE_SHARE) if needs.attention else 0
+    low_bytes = int(outputs * _LOW_SHARE) if needs.low_rank else 0
+    outputs -= score_bytes + low_bytes
+    sum_bits = machine.array.accumulator_bits * (2 if needs.low_rank else 1)
+    sums = int(outputs * 8 / copies / (sum_bits + needs.result_bits))
+    return Rooms(
+        input_bytes=inputs // copies,
+        side_bytes=side_bytes // copies,
+        index_bytes=index_bytes // copies,
+        weight_bytes=(weights - value_bytes) // copies,
+        value_bytes=value_bytes // copies,
+        constant_bytes=constant_bytes,
+        sums=sums,
+        output_bytes=sums * needs.result_bits // 8,
+        low_bytes=low_bytes // copies,
+        score_bits=score_bytes * 8 // copies,
+    )
+
+
+def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
+    n_sides = n_constants = largest = factor_bytes = 0
+    gathers = attention = low_rank = False
+    result_bits = 8
+    for stage in plan.stages:
+        fixed: tuple[Access, ...] = ()
+        if isinstance(stage, GemmPlan):
+            fixed = stage.fixed
+            n_sides = max(n_sides, len(stage.moving))
+            result_bits = max(result_bits, graph.tensor_by_name[stage.output.tensor].bits)
+            if stage.low_rank:
+                low_rank = True
+                factor_bytes = max(factor_bytes, _factor_bytes(graph, stage.low_rank))
+        elif isinstance(stage, VectorPlan):
+            fixed = stage.fixed
+            n_sides = max(n_sides, len(stage.moving) - 1)
+            gathers = gathers or bool(stage.gathers)
+        elif isinstance(stage, MovePlan):
+            gathers = True
+        elif isinstance(stage, AttentionPlan):
+            attention = True
+        n_constants = max(n_constants, len(fixed))
+        largest = max([largest, *(graph.n_bytes(access.tensor) for access in fixed)])
+    return _Needs(n_sides, n_constants, largest, gathers, attention, low_rank, factor_bytes, result_bits)
+
+
+def _factor_bytes(graph: Graph, path: LowRank) -> int:
+    return graph.n_bytes(path.down.inputs[1].tensor) + graph.n_bytes(path.up.inputs[1].tensor)

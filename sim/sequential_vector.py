@@ -1,0 +1,258 @@
+"""The stages of the vector unit and of moved rows: loads, one vector nest, stores."""
+
+from dataclasses import dataclass
+from math import prod
+
+from tilewright.dataflow.operator import Access, Kind, Operator
+from tilewright.dataflow.program import Compute, Loop, Nest, Port, Unit
+from tilewright.sim.mapper import tile_candidates
+from tilewright.sim.mapping import MappingError
+from tilewright.sim.sequential_emit import Emitter, Tile, depth_of, limited, split_tile, tile_loops
+from tilewright.sim.sequential_plan import MovePlan, VectorPlan
+from tilewright.sim.sequential_rooms import Rooms
+
+# A masked row is walked in this many pieces, so that most of what the mask leaves out is never touched.
+_MASK_PIECES = 16
+# The row tile is chosen among this many candidates.
+_MAX_TILES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStage:
+    """Emits the nests of one plan; `rows` are tiled, what the operators reduce over is whole or walked."""
+
+    emitter: Emitter
+    plan: VectorPlan
+    rooms: Rooms
+
+    @staticmethod
+    def emit(emitter: Emitter, plan: VectorPlan, rooms: Rooms) -> None:
+        """Append the stage, or one stage per operator where joint rows do not fit.
+
+        Raises MappingError if not even one row, or one element of a single operator, fits.
+        """
+        stage = VectorStage(emitter, plan, rooms)
+        tile = stage.best_tile()
+        if tile is None and len(plan.operators) > 1:
+            for part in plan.parts(emitter.graph):
+                VectorStage.emit(emitter, part, rooms)
+            return
+        if tile is None:
+            raise MappingError(
+                f"operator {plan.name!r}: no tile fits, with room for {rooms.input_bytes} bytes of the input"
+                f" buffer, {rooms.side_bytes} beside it and {rooms.output_bytes} of the output buffer"
+            )
+        emitter.add_stage(plan.name, (*plan.gathers, *plan.operators), stage.nests(tile))
+
+    @property
+    def _walked(self) -> bool:
+        """Whether a row passes piece by piece: a single operator needs no row as a whole."""
+        return len(self.plan.operators) == 1
+
+    def best_tile(self) -> dict[str, int] | None:
+        """The row tile of least estimated time; None if none fits."""
+        graph = self.emitter.graph
+        sizes = [graph.size(rank) for rank in self.plan.rows]
+        columns = self._column_tile()
+        best: tuple[float, dict[str, int]] | None = None
+        for elements in tile_candidates(sizes, 1, _MAX_TILES):
+            tile = split_tile(self.plan.rows, sizes, self._serial(elements, sizes)) | columns
+            if not self._fits(tile):
+                continue
+            cycles = self._estimate(tile)
+            if best is None or cycles <= best[0]:
+                best = cycles, tile
+        return None if best is None else best[1]
+
+    def _serial(self, elements: int, sizes: list[int]) -> int:
+        """A scan goes step by step: its serial rank is cut to single steps."""
+        last = self.plan.operators[-1]
+        return (
+            1 if last.kind is Kind.SCAN and last.serial_rank in self.plan.rows else min(elements, prod(sizes))
+        )
+
+    def _column_tile(self) -> dict[str, int]:
+        """Pieces of the columns: whole, or cut where a mask or a lack of room asks for it."""
+        graph, operators = self.emitter.graph, self.plan.operators
+        masks = [operator.mask for operator in operators if operator.mask]
+        tile = {}
+        for rank in self.plan.columns:
+            size = graph.size(rank)
+            pieces = 1
+            if masks and masks[0].rank == rank and graph.size(masks[0].of) > 1:
+                pieces = _MASK_PIECES
+            if self._walked:
+                bits = max(self.emitter.bits(access.tensor) for access in operators[0].inputs)
+                pieces = max(pieces, -(-size * bits // max(1, self._smallest_room() * 8)))
+            tile[rank] = max(1, -(-size // pieces))
+        if operators[-1].kind is Kind.SCAN and operators[-1].serial_rank in tile:
+            tile[operators[-1].serial_rank] = 1
+        return tile
+
+    def _smallest_room(self) -> int:
+        moving, fixed = self.plan.moving, self.plan.fixed
+        rooms = [self.rooms.input_bytes]
+        if len(moving) > 1:
+            rooms.append(self.rooms.side_bytes)
+        if fixed:
+            rooms.append(self.rooms.constant_bytes)
+        return min(rooms)
+
+    def _token_tile(self, tile: Tile) -> Tile:
+        """What stays in a buffer at a time: walked pieces, or whole rows."""
+        if self._walked:
+            return tile
+        return dict(tile) | {rank: self.emitter.graph.size(rank) for rank in self.plan.columns}
+
+    def _bytes(self, access: Access, tile: Tile) -> int:
+        elements = prod(size for _, size in self.emitter.tensor_tile(access, tile))
+        return -(-elements * self.emitter.bits(access.tensor) // 8)
+
+    def _fits(self, tile: Tile) -> bool:
+        token = self._token_tile(tile)
+        moving, fixed = self.plan.moving, self.plan.fixed
+        rooms, outputs = self.rooms, self.plan.outputs
+        for position, access in enumerate(moving):
+            if self._bytes(access, token) > (rooms.side_bytes if position else rooms.input_bytes):
+                return False
+        for access in fixed:
+            if min(self._bytes(access, {}), self._bytes(access, token)) > rooms.constant_bytes:
+                return False
+        return all(self._bytes(access, token) <= rooms.output_bytes // len(outputs) for access in outputs)
+
+    def _estimate(self, tile: Tile) -> float:
+        """Cycles: the busiest of load, evaluation and store, and one tile's way in and out."""
+        machine, graph = self.emitter.machine, self.emitter.graph
+        sizes = {rank: graph.size(rank) for rank in (*self.plan.rows, *self.plan.columns)}
+        n_tiles = prod(-(-size // tile[rank]) for rank, size in sizes.items())
+        latency = machine.dma_in.setup_cycles + machine.dram_latency_cycles
+        rate = min(machine.dma_in.bytes_per_cycle, machine.dram_bytes_per_cycle)
+        loads = [self._bytes(access, tile) / rate + latency for access in self.plan.moving] or [0.0]
+        load = max(max(loads), sum(loads) / machine.dma_in.channels)
+        store = sum(self._bytes(access, tile) for access in self.plan.outputs) / rate + latency
+        cycles = machine.vector.startup_cycles * machine.vector_scale
+        for work in self.plan.works:
+            points = prod(tile[rank] for rank in work.ranks)
+            passes = -(-points // machine.vector.lanes)
+            cycles += passes * work.evaluations * machine.evaluation_cycles(work.function)
+        return n_tiles * max(load, cycles, store) + load + store
+
+    def nests(self, tile: dict[str, int]) -> list[Nest]:
+        emitter, name = self.emitter, self.plan.name
+        loops, depth = self._loops(tile)
+        moving, fixed = self.plan.moving, self.plan.fixed
+        nests: list[Nest] = []
+        ports: list[Port] = []
+        for position, access in enumerate(moving):
+            buffer = "input" if position == 0 else f"side_{position - 1}"
+            added, port = self._load(access, loops, depth, tile, buffer)
+            nests += added
+            ports.append(port)
+        for position, access in enumerate(fixed):
+            nest, port = self._load_fixed(access, loops, tile, f"constant_{position}")
+            nests.append(nest)
+            ports.append(port)
+        outputs = self.plan.outputs
+        results = []
+        for position, access in enumerate(outputs):
+            token = self._token_tile(tile)
+            inner = depth_of(loops, access.ranks)
+            at = inner if self._walked else min(inner, depth)
+            buffer = f"output_{position}" if position else "output"
+            bits = emitter.bits(access.tensor)
+            results.append(
+                emitter.port(buffer, "output_buffer", at, emitter.tensor_tile(access, token), bits)
+            )
+        leaf_tile = tuple((rank, tile[rank]) for rank in (*self.plan.rows, *self.plan.columns))
+        operators = tuple(operator.name for operator in self.plan.operators)
+        leaf = Compute(Unit.VECTOR, operators, leaf_tile, functions=self.plan.works)
+        nests.append(Nest(f"{name}_vector", "vector", loops, leaf, tuple(ports), tuple(results)))
+        for position, (access, port) in enumerate(zip(outputs, results, strict=True)):
+            suffix = f"_{position}" if position else ""
+            inner = depth_of(loops, access.ranks)
+            nests.append(
+                emitter.store(f"{name}_store{suffix}", access, loops[: max(inner, port.depth)], tile, port)
+            )
+        return nests
+
+    def _loops(self, tile: Tile) -> tuple[tuple[Loop, ...], int]:
+        """Row loops, then column loops; the second value is how many are row loops."""
+        graph = self.emitter.graph
+        row_loops = tile_loops(self.plan.rows, [graph.size(rank) for rank in self.plan.rows], tile)
+        column_loops = tile_loops(
+            self.plan.columns, [graph.size(rank) for rank in self.plan.columns], tile, always=False
+        )
+        mask = next((operator.mask for operator in self.plan.operators if operator.mask), None)
+        return limited((*row_loops, *column_loops), mask), len(row_loops)
+
+    def _load(
+        self, access: Access, loops: tuple[Loop, ...], depth: int, tile: Tile, buffer: str
+    ) -> tuple[list[Nest], Port]:
+        """Load a moving input; rows of a gather come straight from its table."""
+        emitter = self.emitter
+        inner = depth_of(loops, access.ranks)
+        at = inner if self._walked else min(inner, depth)
+        tiled = emitter.tensor_tile(access, self._token_tile(tile))
+        port = emitter.port(buffer, "input_buffer", at, tiled, emitter.bits(access.tensor))
+        name = f"{self.plan.name}_load_{buffer}"
+        gather = next((one for one in self.plan.gathers if one.output.tensor == access.tensor), None)
+        if gather is None:
+            return [emitter.load(name, access, loops[:inner], tile, port)], port
+        return gather_nests(emitter, name, gather, loops[:inner], tile, port), port
+
+    def _load_fixed(
+        self, access: Access, loops: tuple[Loop, ...], tile: Tile, buffer: str
+    ) -> tuple[Nest, Port]:
+        emitter = self.emitter
+        whole = self._bytes(access, {}) <= self.rooms.constant_bytes
+        leaf_tile: Tile = {} if whole else self._token_tile(tile)
+        depth = 0 if whole else depth_of(loops, access.ranks)
+        port = emitter.port(
+            buffer, "weight_buffer", depth, emitter.tensor_tile(access, leaf_tile),
+            emitter.bits(access.tensor), copies=1,
+        )  # fmt: skip
+        name = f"{self.plan.name}_load_{buffer}"
+        return emitter.load(name, access, loops[:depth], leaf_tile, port), port
+
+
+def gather_nests(
+    emitter: Emitter, name: str, gather: Operator, loops: tuple[Loop, ...], tile: Tile, port: Port
+) -> list[Nest]:
+    """Load row numbers, then the rows that they pick, in every iteration of `loops`."""
+    numbers, table = gather.inputs[0], gather.inputs[-1]
+    depth = depth_of(loops, numbers.ranks)
+    index_port = emitter.port(
+        "index", "input_buffer", depth, emitter.tensor_tile(numbers, tile), emitter.bits(numbers.tensor)
+    )
+    rows = emitter.load(f"{name}_index", numbers, loops[:depth], tile, index_port)
+    leaf_tile = {rank: tile[rank] for rank in gather.output.ranks}
+    return [rows, emitter.load(name, table, loops, leaf_tile, port, index=index_port)]
+
+
+def emit_move(emitter: Emitter, plan: MovePlan, rooms: Rooms) -> None:
+    """Append a stage that moves rows through the input buffer. Raises MappingError if not even one fits."""
+    operator, graph = plan.operator, emitter.graph
+    ranks = operator.output.ranks
+    sizes = [graph.size(rank) for rank in ranks]
+    source = operator.inputs[-1]
+    bits = emitter.bits(operator.output.tensor)
+    tiles = [
+        elements for elements in tile_candidates(sizes, 1, _MAX_TILES)
+        if elements * bits <= rooms.input_bytes * 8
+        and (operator.kind is Kind.SCATTER or elements // sizes[-1] * 32 <= rooms.index_bytes * 8)
+    ]  # fmt: skip
+    if not tiles:
+        raise MappingError(
+            f"operator {operator.name!r}: no row fits in {rooms.input_bytes} bytes of input buffer"
+        )
+    tile = split_tile(ranks, sizes, tiles[-1])
+    loops = tile_loops(ranks, sizes, tile)
+    tiled = tuple((rank, tile[rank]) for rank in ranks)
+    port = emitter.port("input", "input_buffer", len(loops), tiled, bits)
+    name = f"{plan.name}_load"
+    if operator.kind is Kind.GATHER:
+        nests = gather_nests(emitter, name, operator, loops, tile, port)
+    else:
+        nests = [emitter.load(name, source, loops, tile, port)]
+    nests.append(emitter.store(f"{plan.name}_store", operator.output, loops, tile, port))
+    emitter.add_stage(plan.name, plan.operators, nests)
