@@ -7,37 +7,19 @@ compiled kernel. What the engine means by every construct of a program stands in
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.program import Program
+from tilewright.sim import engine_image as at
 from tilewright.sim.architecture import Architecture, Dma, Dram
-from tilewright.sim.engine_kernel import (
-    BLOCKED,
-    DONE,
-    N_DONE,
-    N_ENDED,
-    N_SCALARS,
-    NOW,
-    State,
-    Tables,
-)
+from tilewright.sim.engine_image import IntArray
+from tilewright.sim.engine_layout import EngineError, Layout, levels_of
 from tilewright.sim.engine_leaf import FixedBandwidth, LeafPricer, MemoryService
-from tilewright.sim.engine_steady import (
-    N_FREE_ROWS,
-    N_HISTORY_SCALARS,
-    NEST_WORDS,
-    ROW_BODY,
-    History,
-    simulate,
-)
-from tilewright.sim.engine_tables import EngineError, Layout, levels_of
+from tilewright.sim.engine_steady import simulate
 from tilewright.sim.report import Extrapolation
 
-IntArray = NDArray[np.int64]
-
-#: Words of saved states at most; steady states are looked for at as many levels as fit.
-_HISTORY_WORDS = 1 << 23
+#: Words of the log of turns, which is kept for triangular programs only.
+_LOG_WORDS = 1 << 15
 
 __all__ = [
     "EngineError",
@@ -54,18 +36,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Tasks:
-    """A program compiled for an architecture: flat tables for the kernel, names for what comes out.
+    """A program compiled for an architecture: an image for the kernels, names for what comes out.
 
-    `resources` are the component names in the order of `Tables.resource_capacity`; `dram` is "" where the
-    program has no transfers. `level_names` are the ranks of every odometer level, nest after nest.
+    `resources` are component names with their capacity (channels of a DMA), `resource_of` the index of every
+    nest's. `dram` is "" where the program has no transfers. `nests`, `buffers` and `loops` are positions of
+    records, `groups` those of the ports that see the same tiles.
     """
 
     program: Program
     architecture: Architecture
-    tables: Tables
-    resources: tuple[str, ...]
+    image: IntArray
+    resources: tuple[tuple[str, int], ...]
+    resource_of: tuple[int, ...]
     dram: str
+    nests: IntArray
+    buffers: IntArray
+    loops: IntArray
+    loop_nests: tuple[int, ...]
     level_names: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,30 +118,31 @@ def compile_program(program: Program, architecture: Architecture, memory: Memory
     nest that reads and writes the same buffer.
     """
     pricer = LeafPricer(program, architecture, memory)
-    layout = Layout(program)
-    resource_index: dict[str, int] = {}
-    capacity: list[int] = []
+    components = [pricer.component(nest) for nest in program.nests]
+    resources = {part.name: part.channels if isinstance(part, Dma) else 1 for part in components}
+    index = {name: i for i, name in enumerate(resources)}
+    resource_of = tuple(index[part.name] for part in components)
+    layout = Layout(program, tuple(resources.values()))
+    transfers = False
     for stage_index, stage in enumerate(program.stages):
         for nest in stage.nests:
-            component = pricer.component(nest)
-            if component.name not in resource_index:
-                resource_index[component.name] = len(capacity)
-                capacity.append(component.channels if isinstance(component, Dma) else 1)
-            layout.nest_resource.append(resource_index[component.name])
-            levels, above = levels_of(nest)
-            layout.add_levels(levels)
-            costs = pricer.costs(nest, tuple(level.flagged for level in levels if level.flagged))
-            layout.leaf_rows += [(cost.own_cycles, cost.service_cycles) for cost in costs]
-            layout.n_leaves.append(len(costs))
-            layout.nest_setup.append(costs[0].setup_cycles)
-            layout.add_nest(stage_index, nest, above)
+            odometer = levels_of(nest)
+            costs = pricer.costs(nest, tuple(level.flagged for level in odometer[0] if level.flagged))
+            layout.add_nest(stage_index, nest, odometer, costs, resource_of[len(layout.nests)])
+            transfers = transfers or costs[0].service_cycles > 0
     return Tasks(
         program,
         architecture,
-        layout.tables(capacity, memory.latency_cycles),
-        tuple(resource_index),
-        _dram_name(architecture) if any(service for _, service in layout.leaf_rows) else "",
+        layout.image(memory.latency_cycles),
+        tuple(resources.items()),
+        resource_of,
+        _dram_name(architecture) if transfers else "",
+        np.array(layout.nests, dtype=np.int64),
+        np.array(layout.buffers, dtype=np.int64),
+        np.array(layout.loops, dtype=np.int64),
+        tuple(layout.loop_nests),
         tuple(layout.level_names),
+        tuple(tuple(group) for group in layout.groups),
     )
 
 
@@ -162,161 +152,112 @@ def _dram_name(architecture: Architecture) -> str:
     return drams[0].name
 
 
-def new_state(tables: Tables, n_traced: int = 0) -> State:
-    """The state before cycle 0, with room to trace the first `n_traced` leaves."""
-    n_nests, n_loops = tables.nest_resource.size, tables.loop_trips.size
-
-    def zeros(size: int) -> IntArray:
-        return np.zeros(size, dtype=np.int64)
-
-    return State(
-        scalars=zeros(N_SCALARS),
-        odometer=zeros(n_loops),
-        trips=tables.loop_trips.copy(),
-        carry=zeros(n_nests),
-        status=zeros(n_nests),
-        cycle=zeros(n_nests),
-        wait_port=zeros(n_nests) - 1,
-        waits=tables.nest_waits.copy(),
-        start=zeros(n_nests),
-        end=zeros(n_nests),
-        busy=zeros(n_nests),
-        own=zeros(n_nests),
-        service=zeros(n_nests),
-        produced=zeros(tables.buffer_copies.size),
-        freed=zeros(tables.buffer_copies.size),
-        given=zeros(tables.port_nest.size),
-        free=tables.resource_capacity.copy(),
-        running=zeros(n_nests),
-        queued=zeros(n_nests),
-        active=zeros(n_nests),
-        turned=np.zeros((n_nests, 2), dtype=np.int64),
-        trace=np.zeros((n_traced, 3), dtype=np.int64),
-    )
-
-
-def new_history(tables: Tables) -> History:
-    """Room for the saved states; memory is touched only where states are really saved."""
-    n_levels = tables.loop_trips.size
-    width = ROW_BODY + NEST_WORDS * tables.nest_resource.size + n_levels + 2 * tables.port_nest.size
-    n_rows = min(n_levels, max(1, _HISTORY_WORDS // width))
-
-    def filled(value: int, size: int) -> IntArray:
-        return np.full(size, value, dtype=np.int64)
-
-    scalars = filled(0, N_HISTORY_SCALARS)
-    scalars[N_FREE_ROWS] = n_rows
-    return History(
-        scalars=scalars,
-        rows=np.empty((n_rows, width), dtype=np.int64),
-        free_rows=np.arange(n_rows, dtype=np.int64),
-        count=filled(0, n_levels),
-        next_save=filled(0, n_levels),
-        row=filled(-1, n_levels),
-        level=filled(0, tables.nest_resource.size),
-        step=filled(0, tables.nest_resource.size),
-        skipped=filled(0, n_levels),
-        period_iterations=filled(0, n_levels),
-        period_cycles=filled(0, n_levels),
-    )
-
-
 def run(tasks: Tasks, fast_forward: bool = True) -> Timing:
     """Run the tasks from an idle machine to their end.
 
     `fast_forward` skips steady states; it changes nothing but the time it takes and what is reported as
     extrapolated. Raises EngineError if nothing can proceed (which nest waits for what), or tiles are left.
     """
-    state, history = new_state(tasks.tables), new_history(tasks.tables)
-    simulate(tasks.tables, state, history, int(fast_forward))
-    if state.scalars[N_DONE] < tasks.tables.nest_resource.size:
-        raise EngineError(_deadlock(tasks, state))
-    _check_leftovers(tasks, state)
-    return _timing(tasks, state, _extrapolated(tasks, history))
+    image, _ = simulated(tasks, fast_forward)
+    return _timing(tasks, image, _extrapolated(tasks, image))
 
 
-def _extrapolated(tasks: Tasks, history: History) -> tuple[Extrapolation, ...]:
-    first = tasks.tables.loop_first
+def simulated(tasks: Tasks, fast_forward: bool, n_traced: int = 0) -> tuple[IntArray, IntArray]:
+    """The image after the last event, and (n, 3) nest, start and end cycle of the first `n_traced` leaves.
+
+    Raises EngineError as `run` does.
+    """
+    image = tasks.image.copy()
+    n_words = int(image[at.N_ROWS] * image[at.ROW_WORDS]) if fast_forward else 0
+    saved = np.empty(n_words, dtype=np.int64)
+    log = np.empty(_LOG_WORDS if image[at.HAS_LIMITS] else 0, dtype=np.int64)
+    trace = np.zeros((n_traced, 3), dtype=np.int64)
+    simulate(image, saved, log, trace)
+    if image[at.N_DONE] < tasks.nests.size:
+        raise EngineError(_deadlock(tasks, image))
+    _check_leftovers(tasks, image)
+    trace = trace[: image[at.N_TRACED]]
+    trace[:, 0] = np.searchsorted(tasks.nests, trace[:, 0])
+    return image, trace
+
+
+def _extrapolated(tasks: Tasks, image: IntArray) -> tuple[Extrapolation, ...]:
     found = []
-    for loop in np.flatnonzero(history.skipped):
-        nest = int(np.searchsorted(first, loop, side="right")) - 1
+    for index in np.flatnonzero(image[tasks.loops + at.SKIPPED]):
+        loop = tasks.loops[index]
         found.append(
             Extrapolation(
-                tasks.program.nests[nest].name,
-                "*".join(tasks.level_names[loop]),
-                int(history.period_iterations[loop]),
-                int(history.period_cycles[loop]),
-                int(history.skipped[loop]),
+                tasks.program.nests[tasks.loop_nests[index]].name,
+                "*".join(tasks.level_names[index]),
+                int(image[loop + at.PERIOD_ITERATIONS]),
+                int(image[loop + at.PERIOD_CYCLES]),
+                int(image[loop + at.SKIPPED]),
             )
         )
     return tuple(found)
 
 
-def _deadlock(tasks: Tasks, state: State) -> str:
+def _deadlock(tasks: Tasks, image: IntArray) -> str:
     """One line on the first nests that wait for a buffer, else on those that wait for other nests."""
-    tables, names = tasks.tables, [nest.name for nest in tasks.program.nests]
+    names = [nest.name for nest in tasks.program.nests]
+    buffer_at = dict(zip(tasks.buffers.tolist(), tasks.program.buffers, strict=True))
+    status = image[tasks.nests + at.STATUS]
     found = []
-    for nest in np.flatnonzero(state.status == BLOCKED):
-        port = state.wait_port[nest]
-        buffer = tasks.program.buffers[tables.port_buffer[port]].name
-        what = "a free copy of" if tables.port_is_write[port] else "a tile in"
-        found.append(f"nest {names[nest]!r} waits for {what} buffer {buffer!r}")
+    for index in np.flatnonzero(status == at.BLOCKED):
+        port = image[tasks.nests[index] + at.WAIT_PORT]
+        buffer = buffer_at[int(image[port + at.PORT_BUFFER])].name
+        what = "a free copy of" if image[port + at.IS_WRITE] else "a tile in"
+        found.append(f"nest {names[index]!r} waits for {what} buffer {buffer!r}")
     if not found:
-        first = names[int(np.flatnonzero(state.status != DONE)[0])]
+        first = names[int(np.flatnonzero(status != at.DONE)[0])]
         found.append(f"nest {first!r} waits for nests that never finish")
-    return f"deadlock at cycle {state.scalars[NOW]}: {'; '.join(found[:3])}"
+    return f"deadlock at cycle {image[at.NOW]}: {'; '.join(found[:3])}"
 
 
-def _check_leftovers(tasks: Tasks, state: State) -> None:
-    tables = tasks.tables
-    for index, buffer in enumerate(tasks.program.buffers):
-        if state.produced[index] != state.freed[index]:
+def _check_leftovers(tasks: Tasks, image: IntArray) -> None:
+    produced, freed = image[tasks.buffers + at.PRODUCED], image[tasks.buffers + at.FREED]
+    for index in np.flatnonzero(produced != freed):
+        raise EngineError(
+            f"buffer {tasks.program.buffers[index].name!r}: {produced[index]} tiles are written,"
+            f" {freed[index]} are taken by all their readers"
+        )
+    words = image.tolist()
+    for group in tasks.groups:
+        given = [words[port + at.GIVEN] for port in group]
+        if min(given) != max(given):
+            port = group[given.index(max(given))]
+            buffer = tasks.program.buffers[tasks.buffers.tolist().index(words[port + at.PORT_BUFFER])]
+            reader = tasks.program.nests[tasks.nests.tolist().index(words[port + at.PORT_NEST])]
             raise EngineError(
-                f"buffer {buffer.name!r}: {state.produced[index]} tiles are written,"
-                f" {state.freed[index]} are taken by all their readers"
-            )
-    for group in range(tables.group_first.size - 1):
-        ports = tables.group_ports[tables.group_first[group] : tables.group_first[group + 1]]
-        given = state.given[ports]
-        if given.min() != given.max():
-            buffer_name = tasks.program.buffers[tables.port_buffer[ports[0]]].name
-            reader = tasks.program.nests[tables.port_nest[ports[int(given.argmax())]]].name
-            raise EngineError(
-                f"nest {reader!r} takes more tiles of buffer {buffer_name!r} than its other readers"
+                f"nest {reader.name!r} takes more tiles of buffer {buffer.name!r} than its other readers"
             )
 
 
-def _timing(tasks: Tasks, state: State, extrapolated: tuple[Extrapolation, ...]) -> Timing:
-    rows = zip(
-        state.start.tolist(),
-        state.end.tolist(),
-        state.busy.tolist(),
-        state.own.tolist(),
-        state.service.tolist(),
-        strict=True,
-    )
+def _timing(tasks: Tasks, image: IntArray, extrapolated: tuple[Extrapolation, ...]) -> Timing:
+    fields = (at.START, at.END, at.BUSY, at.OWN, at.SERVICE)
+    rows = zip(*(image[tasks.nests + field].tolist() for field in fields), strict=True)
     nests = tuple(NestTime(nest.name, *row) for nest, row in zip(tasks.program.nests, rows, strict=True))
-    resource_of = tasks.tables.nest_resource.tolist()
-    capacity = dict(zip(tasks.resources, tasks.tables.resource_capacity.tolist(), strict=True))
-    busy = dict.fromkeys(tasks.resources, 0)
-    for nest_time, resource in zip(nests, resource_of, strict=True):
-        busy[tasks.resources[resource]] += nest_time.busy_cycles
+    capacity = dict(tasks.resources)
+    names = tuple(capacity)
+    busy = dict.fromkeys(names, 0)
+    for nest_time, resource in zip(nests, tasks.resource_of, strict=True):
+        busy[names[resource]] += nest_time.busy_cycles
     if tasks.dram:
         busy[tasks.dram] = sum(nest_time.dram_cycles for nest_time in nests)
         capacity[tasks.dram] = 1
     return Timing(
         latency_cycles=max((nest_time.end_cycle for nest_time in nests), default=0),
         nests=nests,
-        stages=_stage_times(tasks, nests, resource_of, capacity),
+        stages=_stage_times(tasks, nests, capacity),
         busy_cycles=tuple(busy.items()),
         capacity=tuple(capacity.items()),
-        n_simulated=int(state.scalars[N_ENDED]),
+        n_simulated=int(image[at.N_ENDED]),
         extrapolated=extrapolated,
     )
 
 
 def _stage_times(
-    tasks: Tasks, nests: tuple[NestTime, ...], resource_of: list[int], capacity: dict[str, int]
+    tasks: Tasks, nests: tuple[NestTime, ...], capacity: dict[str, int]
 ) -> tuple[StageTime, ...]:
     found = []
     first = 0
@@ -327,7 +268,7 @@ def _stage_times(
             continue
         work: dict[str, float] = {}
         for i in own:
-            name = tasks.resources[resource_of[i]]
+            name = tasks.resources[tasks.resource_of[i]][0]
             work[name] = work.get(name, 0) + nests[i].work_cycles / capacity[name]
             if nests[i].dram_cycles:
                 work[tasks.dram] = work.get(tasks.dram, 0) + nests[i].dram_cycles
