@@ -256,3 +256,35 @@ def test_each_token_goes_through_its_chosen_experts_only(tmp_path: Path) -> None
 def test_more_chosen_experts_than_there_are_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_experts_per_tok 9 exceeds num_local_experts 8"):
         _load(tmp_path, "mixtral", _EXPERTS | {"num_experts_per_tok": 9})
+
+
+#: 2 layers, width 16, 32 inner channels of 4 states, 3 taps, step sizes of rank 1.
+_STATE_SPACE = {
+    "vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "conv_kernel": 3,
+}  # fmt: skip
+_MIXER = 16 * 64 + 32 * 9 + 32 + 32 * 16
+
+
+def test_a_state_space_model_keeps_a_state_that_does_not_grow(tmp_path: Path) -> None:
+    state_bytes = 2 * (32 * 4 + 32 * 3) * 2
+    for terms in ({"seq": 5}, {"seq": 50}, {"phase": "decode", "cache": 7}):
+        assert _count(tmp_path, "mamba", _STATE_SPACE, **terms).kv_cache_bytes_fp16 == state_bytes
+
+
+def test_the_hardware_computes_no_position_of_the_convolution_that_is_dropped(tmp_path: Path) -> None:
+    reference = _count(tmp_path, "mamba", _STATE_SPACE, seq=5)
+    hardware = count(load_workload(tmp_path / "config.json", seq=5))
+    assert reference.flops_conv == 2 * 2 * 32 * 3 * (5 + 2)
+    assert hardware.flops_conv == 2 * 2 * 32 * 3 * 5
+    assert reference.flops_ssm_bmm == hardware.flops_ssm_bmm == 2 * 2 * 5 * 32 * 4
+
+
+def test_parameters_of_a_state_space_model_are_those_of_its_mixers(tmp_path: Path) -> None:
+    # per layer: products, convolution with bias, bias of the step sizes, A, D, norm
+    per_layer = _MIXER + 32 * 4 + 32 + 32 * 4 + 32 + 16
+    assert _count(tmp_path, "mamba", _STATE_SPACE).params_total == 2 * per_layer + 160 + 16
+
+
+def test_a_width_that_contradicts_the_expansion_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="intermediate_size 30 is not expand 2 times hidden_size 16"):
+        _load(tmp_path, "mamba", _STATE_SPACE | {"intermediate_size": 30})

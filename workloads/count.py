@@ -35,7 +35,8 @@ class Counts:
     `flops_total` is the sum of linear, attention_bmm, conv and other; `flops_other` is the sum of
     moe_expert_bmm, ssm_bmm and other_bmm; the output head is part of linear. `params_base` are those
     of the model without its adapter, `params_base_model_only` without its head either. `n_ops_bmm` and
-    `out_elems_bmm` cover every contraction that is neither linear nor a convolution.
+    `out_elems_bmm` cover every contraction that is neither linear nor a convolution; a contraction in a
+    recurrence is one call per step.
     """
 
     params_total: int
@@ -128,7 +129,8 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
             flops[share] += (work := 2 * layer.count * layer.graph.macs(operator))
             if operator.group == "head":
                 flops["head"] += work
-            n_ops[call] += layer.count * operator.repeat
+            steps = layer.graph.size(operator.serial_rank) if operator.serial_rank else 1
+            n_ops[call] += layer.count * operator.repeat * steps
             output = layer.graph.n_elements(operator.output.tensor)
             elements[call] += layer.count * operator.repeat * output
     return flops, n_ops, elements

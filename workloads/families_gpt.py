@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
+from tilewright.workloads.block import Block
 from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also, refuse_remainder
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import Head, Stage, text_head
 from tilewright.workloads.norms import layer_norm
-from tilewright.workloads.transformer import Block, Transformer
+from tilewright.workloads.transformer import Transformer
 
 
 class Gpt2Config(ConfigFile):

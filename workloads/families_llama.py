@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
+from tilewright.workloads.block import Block
 from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.experts import Experts
@@ -16,7 +17,7 @@ from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import text_head
 from tilewright.workloads.norms import Norm, layer_norm, rms_norm
-from tilewright.workloads.transformer import Block, Transformer
+from tilewright.workloads.transformer import Transformer
 
 LayerType = Literal["full_attention", "sliding_attention"]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -6,13 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
+from tilewright.workloads.block import Block
 from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Width, refuse_remainder
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import Head, Stage, task_of
 from tilewright.workloads.norms import layer_norm
 from tilewright.workloads.patches import PatchEmbedding
-from tilewright.workloads.transformer import Block, Transformer
+from tilewright.workloads.transformer import Transformer
 
 Pixels = Annotated[int, Field(gt=0, le=2**14)]
 

@@ -3,34 +3,28 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
-from tilewright.workloads.attention import Attention, attend
-from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times, word
+from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
 from tilewright.workloads.embedding import Embedding, embed
-from tilewright.workloads.experts import Experts, mix_experts
-from tilewright.workloads.feed_forward import FeedForward, feed_forward
 from tilewright.workloads.head import Head, finish
-from tilewright.workloads.norms import Norm, normalise
+from tilewright.workloads.norms import Norm
 from tilewright.workloads.patches import PatchEmbedding, embed_patches
 from tilewright.workloads.run import Parameter, Run
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One transformer layer.
+class Layer(Protocol):
+    """One layer of a stack; a frozen value."""
 
-    `pre`: x += attention(norm x); x += ffn(norm x). `parallel`: x += attention(norm x) + ffn(norm x)
-    with one norm. `post`: x = norm(x + attention x); x = norm(x + ffn x).
-    """
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether it leaves keys and values or a state behind."""
+        ...
 
-    attention: Attention
-    feed_forward: FeedForward | Experts
-    attention_norm: Norm
-    feed_forward_norm: Norm | None
-    placement: Literal["pre", "post", "parallel"] = "pre"
-    scales: tuple[str, str] | None = None  # modules that scale what attention and network add
+    def fill(self, builder: LayerBuilder, x: str) -> str:
+        """Add the layer on x[b, m, d]; returns its result, ranked alike."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +38,7 @@ class Transformer:
     width: int
     path: str
     embedding: Embedding | PatchEmbedding
-    blocks: tuple[tuple[Block, int], ...]
+    blocks: tuple[tuple[Layer, int], ...]
     final_norm: Norm | None
     head: Head | None
     max_positions: int | None = None  # tokens that fit; None: no limit
@@ -54,7 +48,7 @@ class Transformer:
     @property
     def decodes(self) -> bool:
         """Whether it keeps a cache and computes token after token."""
-        return self.blocks[0][0].attention.cached
+        return self.blocks[0][0].keeps_cache
 
     def old_path(self, path: str) -> str:
         """The name of a module in older releases, which adapter files in the wild use."""
@@ -113,53 +107,6 @@ def _embed(builder: LayerBuilder, model: Transformer) -> str:
     return embed(builder, model.embedding)
 
 
-def fill_block(builder: LayerBuilder, block: Block) -> str:
-    """Add one layer on the live-in x[b, m, d]; returns its result."""
-    x = builder.input("x", ("b", "m", "d"))
-    if block.placement == "post":
-        return _fill_post(builder, block, x)
-    inner = normalise(builder, builder.access(x), block.attention_norm)
-    mixed = attend(builder, inner, block.attention)
-    if block.placement == "parallel":
-        fed = _network(builder, inner, block.feed_forward)
-        return _residual(builder, "residual", "y", x, mixed, fed)
-    if block.scales:
-        mixed = _scale(builder, block.scales[0], mixed)
-    middle = _residual(builder, "attention_residual", "x_mixed", x, mixed)
-    assert block.feed_forward_norm is not None
-    inner = normalise(builder, builder.access(middle), block.feed_forward_norm)
-    fed = _network(builder, inner, block.feed_forward)
-    if block.scales:
-        fed = _scale(builder, block.scales[1], fed)
-    return _residual(builder, "feed_forward_residual", "y", middle, fed)
-
-
-def _scale(builder: LayerBuilder, module: str, x: str) -> str:
-    """x times a learned factor per channel."""
-    factors = builder.weight(module, "lambda1", ("d",))
-    inputs = (builder.access(x), builder.access(factors))
-    return builder.pointwise(word(module), f"{word(module)}_out", inputs, "mul", group="residual")
-
-
-def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
-    assert block.feed_forward_norm is not None
-    mixed = attend(builder, x, block.attention)
-    summed = _residual(builder, "attention_residual", "x_mixed", x, mixed)
-    middle = normalise(builder, builder.access(summed), block.attention_norm)
-    fed = _network(builder, middle, block.feed_forward)
-    summed = _residual(builder, "feed_forward_residual", "x_fed", middle, fed)
-    return normalise(builder, builder.access(summed), block.feed_forward_norm)
-
-
-def _network(builder: LayerBuilder, x: str, spec: FeedForward | Experts) -> str:
-    return mix_experts(builder, x, spec) if isinstance(spec, Experts) else feed_forward(builder, x, spec)
-
-
-def _residual(builder: LayerBuilder, name: str, output: str, *terms: str) -> str:
-    inputs = tuple(builder.access(term) for term in terms)
-    return builder.pointwise(name, output, inputs, "add", group="residual")
-
-
 def _finish(builder: LayerBuilder, model: Transformer) -> str:
     x = builder.input("x", ("b", "m", "d"))
     return finish(builder, x, model.final_norm, model.head)
@@ -174,8 +121,8 @@ class _Lowering:
         self.modules: dict[Module, None] = {}  # in order of appearance
         self.changed = False
         self._model, self._run, self._plan = model, run, plan
-        self._built: dict[tuple[Block, Adapters | None], LayerBuilder] = {}
-        self._graphs: dict[tuple[Block, Adapters | None], Graph] = {}
+        self._built: dict[tuple[Layer, Adapters | None], LayerBuilder] = {}
+        self._graphs: dict[tuple[Layer, Adapters | None], Graph] = {}
 
     def emit(self, name: str, path: str, fill: _Fill) -> None:
         """Add a layer that stands alone."""
@@ -184,12 +131,12 @@ class _Lowering:
         builder = self._builder(name, path, adapters)
         self._take(name, builder.build(fill(builder)), builder.parameters, 1)
 
-    def emit_blocks(self, block: Block, first: int, count: int) -> None:
+    def emit_blocks(self, block: Layer, first: int, count: int) -> None:
         """Add a run of layers, split where an adapter changes them differently."""
         path = f"{self._model.path}.*"
 
         def fill(builder: LayerBuilder) -> str:
-            return fill_block(builder, block)
+            return block.fill(builder, builder.input("x", ("b", "m", "d")))
 
         whole = count == self._model.n_layers
         for adapters, start, n_layers in self._runs(path, fill, first, count):

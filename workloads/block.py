@@ -1,0 +1,76 @@
+"""Transformer blocks: attention and a feed-forward network, with norms and residual sums."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tilewright.workloads.attention import Attention, attend
+from tilewright.workloads.builder import LayerBuilder, word
+from tilewright.workloads.experts import Experts, mix_experts
+from tilewright.workloads.feed_forward import FeedForward, feed_forward
+from tilewright.workloads.norms import Norm, normalise
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One transformer layer.
+
+    `pre`: x += attention(norm x); x += ffn(norm x). `parallel`: x += attention(norm x) + ffn(norm x)
+    with one norm. `post`: x = norm(x + attention x); x = norm(x + ffn x).
+    """
+
+    attention: Attention
+    feed_forward: FeedForward | Experts
+    attention_norm: Norm
+    feed_forward_norm: Norm | None
+    placement: Literal["pre", "post", "parallel"] = "pre"
+    scales: tuple[str, str] | None = None  # modules that scale what attention and network add
+
+    @property
+    def keeps_cache(self) -> bool:
+        return self.attention.cached
+
+    def fill(self, builder: LayerBuilder, x: str) -> str:
+        """Add the block on x[b, m, d]; returns its result, ranked alike."""
+        if self.placement == "post":
+            return _fill_post(builder, self, x)
+        inner = normalise(builder, builder.access(x), self.attention_norm)
+        mixed = attend(builder, inner, self.attention)
+        if self.placement == "parallel":
+            fed = _network(builder, inner, self.feed_forward)
+            return residual(builder, "residual", "y", x, mixed, fed)
+        if self.scales:
+            mixed = _scale(builder, self.scales[0], mixed)
+        middle = residual(builder, "attention_residual", "x_mixed", x, mixed)
+        assert self.feed_forward_norm is not None
+        inner = normalise(builder, builder.access(middle), self.feed_forward_norm)
+        fed = _network(builder, inner, self.feed_forward)
+        if self.scales:
+            fed = _scale(builder, self.scales[1], fed)
+        return residual(builder, "feed_forward_residual", "y", middle, fed)
+
+
+def _scale(builder: LayerBuilder, module: str, x: str) -> str:
+    """x times a learned factor per channel."""
+    factors = builder.weight(module, "lambda1", ("d",))
+    inputs = (builder.access(x), builder.access(factors))
+    return builder.pointwise(word(module), f"{word(module)}_out", inputs, "mul", group="residual")
+
+
+def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
+    assert block.feed_forward_norm is not None
+    mixed = attend(builder, x, block.attention)
+    summed = residual(builder, "attention_residual", "x_mixed", x, mixed)
+    middle = normalise(builder, builder.access(summed), block.attention_norm)
+    fed = _network(builder, middle, block.feed_forward)
+    summed = residual(builder, "feed_forward_residual", "x_fed", middle, fed)
+    return normalise(builder, builder.access(summed), block.feed_forward_norm)
+
+
+def _network(builder: LayerBuilder, x: str, spec: FeedForward | Experts) -> str:
+    return mix_experts(builder, x, spec) if isinstance(spec, Experts) else feed_forward(builder, x, spec)
+
+
+def residual(builder: LayerBuilder, name: str, output: str, *terms: str) -> str:
+    """The sum of tensors that are ranked alike."""
+    inputs = tuple(builder.access(term) for term in terms)
+    return builder.pointwise(name, output, inputs, "add", group="residual")
