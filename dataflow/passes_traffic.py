@@ -117,6 +117,8 @@ def _positions(graph: Graph, rank: str, index: Index, mask: Mask | None) -> NDAr
 
 def _under_mask(graph: Graph, found: NDArray[np.int64], index: Index, mask: Mask) -> NDArray[np.int64]:
     """Without the positions at which the mask leaves no point at all."""
+    if mask.lower is not None and mask.upper is not None and mask.upper < mask.lower:
+        return found[:0]
     names = tuple(term.rank for term in index.terms)
     n_rank, n_of = graph.size(mask.rank), graph.size(mask.of) if mask.of else 1
     if names == (mask.rank_parts or (mask.rank,)):

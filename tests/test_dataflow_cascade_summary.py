@@ -1,0 +1,44 @@
+"""The summary of a cascade: every figure by hand at sizes small enough to count."""
+
+import pytest
+
+from tilewright.dataflow.cascade import load_cascade
+from tilewright.dataflow.cascade_summary import describe_cascade
+from tilewright.dataflow.errors import InputError
+
+SIZES = {"b": 2, "h": 4, "hkv": 2, "m": 3, "n": 8, "e": 5, "f": 6}
+
+
+def test_the_counts_of_three_pass_attention_are_those_of_the_formulas() -> None:
+    found = describe_cascade(load_cascade("attention_three_pass"), SIZES | {"c": 8})  # nothing masked
+    scores = 2 * 4 * 3 * 8
+    assert found.macs == scores * (5 + 6)
+    assert found.exponentials == scores
+    assert dict(found.evaluations) == {"sub": scores, "exp": scores, "div": scores}
+    assert dict(found.reductions) == {"max": scores, "sum": scores}
+    assert dict(found.passes) == {"b": 1, "h": 1, "m": 1, "n": 3, "e": 1, "f": 1}
+
+
+def test_one_pass_pays_an_exponential_and_two_corrections_a_tile_and_saves_divisions() -> None:
+    found = describe_cascade(load_cascade("attention_one_pass"), SIZES | {"c": 8, "n0": 2})
+    rows, n_tiles = 2 * 4 * 3, 4
+    assert found.macs == rows * 8 * (5 + 6)
+    assert found.exponentials == rows * 8 + rows * n_tiles
+    assert dict(found.evaluations)["mul"] == rows * n_tiles * (6 + 1)
+    assert dict(found.evaluations)["div"] == rows * 6
+    assert dict(found.passes)["n"] == 1
+    assert dict(found.ranks)["n1"] == n_tiles
+    assert found.fused_footprint.total_bytes <= found.footprint.total_bytes
+
+
+def test_tensors_come_with_shape_role_and_direction() -> None:
+    found = describe_cascade(load_cascade("lora"), {"t": 2, "o": 3, "i": 4, "r": 1})
+    adapter = next(tensor for tensor in found.tensors if tensor.name == "A")
+    assert (adapter.ranks, adapter.shape, adapter.role.value) == (("r", "i"), (1, 4), "adapter")
+    assert [tensor.direction for tensor in found.tensors] == ["in"] * 4 + [""] * 3 + ["out"]
+    assert [operator.macs for operator in found.operators] == [24, 8, 6, 0]
+
+
+def test_sizes_that_are_missing_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="lora: rank 't' needs a size"):
+        describe_cascade(load_cascade("lora"), {"o": 3})
