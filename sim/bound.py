@@ -6,18 +6,17 @@ DRAM and the DMA channels with compulsory traffic (what enters a layer is read o
 once). Layers run one after another, so their bounds add up. No mapping's result is below it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor, prod
 
 from tilewright.dataflow.graph import Graph, Network
 from tilewright.dataflow.operator import Access, Kind, Operator
-from tilewright.sim.architecture import Architecture, MatrixArray
+from tilewright.dataflow.program import Program
+from tilewright.sim.architecture import Architecture, Dma, Dram, MatrixArray
 from tilewright.sim.arrays import folds_and_beats
 from tilewright.sim.device import Device
 from tilewright.sim.energy import price_book
-from tilewright.sim.engine import Tasks
-from tilewright.sim.engine_tables import levels_of
+from tilewright.sim.engine_leaf import LeafPricer, MemoryService
 from tilewright.sim.mapper_machine import Machine, machine_of
 from tilewright.sim.report import Breakdown
 from tilewright.sim.sequential_plan import (
@@ -259,25 +258,28 @@ def _reads_all(graph: Graph, cache: str) -> bool:
     return any(operator.mask is None or operator.mask.lower is None for operator in graph.consumers[cache])
 
 
-def program_bound(tasks: Tasks) -> tuple[int, str]:
+def program_bound(program: Program, architecture: Architecture, memory: MemoryService) -> tuple[int, str]:
     """(cycles, component) of the busiest component of a program: the run never takes fewer cycles.
 
     A pool of channels is held to its total work over its channels, the DRAM to its service.
     """
+    pricer = LeafPricer(program, architecture, memory)
     own: dict[str, int] = {}
+    capacity: dict[str, int] = {}
     service = 0
-    for position, nest in enumerate(tasks.program.nests):
-        name = tasks.resources[int(tasks.tables.nest_resource[position])]
-        levels, _ = levels_of(nest)
-        flagged = [level.flagged.rank for level in levels if level.flagged]
-        first = int(tasks.tables.leaf_first[position])
-        for count, shrunk in tile_classes(nest.loops, flagged):
-            leaf = first + sum(1 << bit for bit, rank in enumerate(flagged) if rank in shrunk)
-            own[name] = own.get(name, 0) + count * int(tasks.tables.leaf_own[leaf])
-            service += count * int(tasks.tables.leaf_service[leaf])
-    capacity = dict(zip(tasks.resources, tasks.tables.resource_capacity.tolist(), strict=True))
-    cycles: Mapping[str, int] = {name: -(-busy // capacity[name]) for name, busy in own.items()}
-    if tasks.dram:
-        cycles = {**cycles, tasks.dram: service}
+    for nest in program.nests:
+        component = pricer.component(nest)
+        name = component.name
+        capacity[name] = component.channels if isinstance(component, Dma) else 1
+        ranks = {rank for rank, _ in nest.leaf.tile}
+        cut = tuple(loop for loop in nest.loops if loop.rank in ranks and loop.remainder != loop.tile)
+        costs = pricer.costs(nest, cut)
+        for count, shrunk in tile_classes(nest.loops, [loop.rank for loop in cut]):
+            cost = costs[sum(1 << bit for bit, loop in enumerate(cut) if loop.rank in shrunk)]
+            own[name] = own.get(name, 0) + count * cost.own_cycles
+            service += count * cost.service_cycles
+    cycles = {name: -(-busy // capacity[name]) for name, busy in own.items()}
+    if service:
+        cycles[architecture.of_kind(Dram)[0].name] = service
     busiest = max(cycles, key=lambda name: cycles[name])
     return cycles[busiest], busiest

@@ -68,8 +68,8 @@ def evaluate(
     """The report of `network` on `design`; `fidelity` is "tile" (simulated) or "bound" (closed form).
 
     `workload`, `lowering` and `tokens` are only noted. `table` names the energy table, "default" the
-    device's. Raises InputError for an unknown name, a design that cannot be built, does not fit on the device, or
-    whose buffers hold no tile of an operator (MappingError).
+    device's. Raises InputError for an unknown name, a design that cannot be built, does not fit on the
+    device, or whose buffers hold no tile of an operator (MappingError).
     """
     device = device_named(design.device)
     template = _template(design.template)

@@ -11,7 +11,7 @@ from tilewright.sim.mapper_machine import machine_of
 from tilewright.sim.mapping import GemmProblem, Mapping, MappingError, Objective, Order, Residency
 
 #: Tiles tried per rank: the classes of equal trip counts are thinned evenly to this many.
-MAX_CANDIDATES = 10
+MAX_CANDIDATES = 12
 
 _ORDERS: tuple[Order, ...] = ("mnk", "nmk")
 _RESIDENCIES: tuple[Residency, ...] = ("stream", "panel", "whole")

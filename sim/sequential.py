@@ -12,7 +12,7 @@ from tilewright.sim.architecture import Architecture
 from tilewright.sim.device import Device
 from tilewright.sim.mapper_machine import Machine, machine_of
 from tilewright.sim.mapping import OBJECTIVES, MappingError, Objective
-from tilewright.sim.sequential_attention import AttentionStage
+from tilewright.sim.sequential_attention import AttentionStage, Choice
 from tilewright.sim.sequential_emit import Emitter
 from tilewright.sim.sequential_gemm import GemmStage
 from tilewright.sim.sequential_plan import (
@@ -23,7 +23,7 @@ from tilewright.sim.sequential_plan import (
     VectorPlan,
     plan_graph,
 )
-from tilewright.sim.sequential_rooms import divide_buffers, factors_fit
+from tilewright.sim.sequential_rooms import divide_buffers, factors_fit, largest_need
 from tilewright.sim.sequential_space import build_sequential, space_of
 from tilewright.sim.sequential_vector import VectorStage, emit_move
 from tilewright.sim.space import Space, Value
@@ -88,14 +88,27 @@ class _Scheduler:
         plan = _plan(self._graph, fusion)
         rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
         emitter = Emitter(self._graph, self._machine, self._copies, dict(plan.aliases))
+        attention = {
+            stage.name: AttentionStage.of(emitter, stage, rooms, self._one_pass)
+            for stage in plan.stages
+            if isinstance(stage, AttentionPlan)
+        }
+        choices: dict[str, Choice] = {}
+        for name, fused in attention.items():
+            choice = fused.choose()
+            if choice is None:
+                return None
+            choices[name] = choice
+        if choices:
+            needs = [attention[name].need(choice) for name, choice in choices.items()]
+            rooms = divide_buffers(self._graph, self._machine, plan, self._copies, largest_need(needs))
         for stage in plan.stages:
             if isinstance(stage, GemmPlan):
                 GemmStage.emit(emitter, stage, rooms, objective)
             elif isinstance(stage, VectorPlan):
                 VectorStage.emit(emitter, stage, rooms)
             elif isinstance(stage, AttentionPlan):
-                if not AttentionStage.emit(emitter, stage, rooms, self._one_pass):
-                    return None
+                attention[stage.name].emit(choices[stage.name])
             else:
                 emit_move(emitter, stage, rooms)
         program = emitter.program()

@@ -11,10 +11,11 @@ from tilewright.dataflow.operator import Access, Operator
 from tilewright.dataflow.program import Compute, Loop, Nest, Port, Unit, VectorWork
 from tilewright.sim.arrays import leaf_cycles
 from tilewright.sim.mapper import tile_candidates
+from tilewright.sim.mapper_kernel import SLACK
 from tilewright.sim.sequential_emit import Emitter, Tile, Tiled, depth_of, limited, split_tile, tile_loops
 from tilewright.sim.sequential_gemm import REQUANTISE, matrix_nest
 from tilewright.sim.sequential_plan import AttentionPlan, Roles, roles_of, works_of
-from tilewright.sim.sequential_rooms import Rooms
+from tilewright.sim.sequential_rooms import AttentionNeed, Rooms
 from tilewright.sim.trips import tile_classes
 
 # More tiles than this per head are tried only where the buffers allow no larger ones: beyond it smaller tiles
@@ -23,10 +24,11 @@ _MAX_LEAVES = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     """A tiling: rows and keys per tile, whether a head's keys and values stay on chip."""
 
     cycles: float
+    key_bytes: float  # keys and values that are loaded for one head
     tile: dict[str, int]
     resident: bool
     score_transposed: bool
@@ -45,15 +47,12 @@ class AttentionStage:
     mix: Roles
 
     @staticmethod
-    def emit(emitter: Emitter, plan: AttentionPlan, rooms: Rooms, one_pass: bool) -> bool:
-        """Append the stage; False, and nothing appended, if its tiles do not fit."""
-        roles = roles_of(plan.score), roles_of(plan.mix)
-        stage = AttentionStage(emitter, plan, rooms, one_pass, *roles)
-        choice = stage.choose()
-        if choice is None:
-            return False
-        emitter.add_stage(plan.name, plan.operators, stage.nests(choice))
-        return True
+    def of(emitter: Emitter, plan: AttentionPlan, rooms: Rooms, one_pass: bool) -> "AttentionStage":
+        return AttentionStage(emitter, plan, rooms, one_pass, roles_of(plan.score), roles_of(plan.mix))
+
+    def emit(self, choice: Choice) -> None:
+        """Append the stage with that tiling."""
+        self.emitter.add_stage(self.plan.name, self.plan.operators, self.nests(choice))
 
     @property
     def _keys(self) -> str:
@@ -70,23 +69,39 @@ class AttentionStage:
         keys = tile_loops(self.score.n, [graph.size(self._keys)], tile)
         return limited((*batch, *rows, *keys), self.plan.score.mask)
 
-    def choose(self) -> _Choice | None:
-        """The tiling with the least estimated time among those that fit."""
+    def choose(self) -> Choice | None:
+        """The tiling with the least estimated time among those that fit, of near equals the least traffic."""
         graph, array = self.emitter.graph, self.emitter.machine.array
         quantum = max(array.rows, array.cols)
         row_sizes = [graph.size(rank) for rank in self.score.m]
         keys = graph.size(self._keys)
-        best: _Choice | None = None
+        fitting: list[Choice] = []
         for rows in reversed(tile_candidates(row_sizes, quantum, 8)):
             for n_keys in reversed(tile_candidates([keys], quantum, 8)):
                 tile = self._tile(row_sizes, rows, n_keys)
                 for resident in (True, False):
-                    if not self._fits(rows, n_keys, resident):
-                        continue
-                    choice = self._estimate(tile, rows, n_keys, resident)
-                    if best is None or choice.cycles < best.cycles:
-                        best = choice
-        return best
+                    if self._fits(rows, n_keys, resident):
+                        fitting.append(self._estimate(tile, rows, n_keys, resident))
+        if not fitting:
+            return None
+        limit = (1 + SLACK) * min(choice.cycles for choice in fitting)
+        return min(
+            (choice for choice in fitting if choice.cycles <= limit),
+            key=lambda choice: (choice.key_bytes, choice.cycles),
+        )
+
+    def need(self, choice: Choice) -> AttentionNeed:
+        """What the tiling takes of the rooms that attention alone uses."""
+        rows = prod(choice.tile[rank] for rank in self.score.m)
+        keys = choice.tile[self._keys]
+        every = self.emitter.graph.size(self._keys)
+        out = self._size(self.mix.n)
+        value_bits = self.emitter.bits(self.plan.mix.inputs[1].tensor)
+        return AttentionNeed(
+            value_bytes=-(-(every if choice.resident else keys) * out * value_bits // 8),
+            mixed=rows * out,
+            shares=rows * (keys if self.one_pass else every),
+        )
 
     def _tile(self, row_sizes: list[int], rows: int, n_keys: int) -> dict[str, int]:
         tile = dict.fromkeys(self.score.batch, 1) | split_tile(self.score.m, row_sizes, rows)
@@ -97,7 +112,7 @@ class AttentionStage:
     def _fits(self, rows: int, n_keys: int, resident: bool) -> bool:
         emitter, rooms = self.emitter, self.rooms
         query, key = (emitter.bits(access.tensor) for access in self.plan.score.inputs)
-        share, value = (emitter.bits(access.tensor) for access in self.plan.mix.inputs)
+        value = emitter.bits(self.plan.mix.inputs[1].tensor)
         width, out = self._size(self.score.k), self._size(self.mix.n)
         held = emitter.graph.size(self._keys) if resident else n_keys
         scored = n_keys if self.one_pass else emitter.graph.size(self._keys)
@@ -105,11 +120,11 @@ class AttentionStage:
             rows * width * query <= rooms.input_bytes * 8
             and held * width * key <= rooms.weight_bytes * 8
             and held * out * value <= rooms.value_bytes * 8
-            and rows * scored * (emitter.machine.array.accumulator_bits + share) <= rooms.score_bits
-            and rows * out <= rooms.sums
+            and rows * scored <= rooms.sums
+            and rows * out <= rooms.mixed
         )
 
-    def _estimate(self, tile: dict[str, int], rows: int, n_keys: int, resident: bool) -> _Choice:
+    def _estimate(self, tile: dict[str, int], rows: int, n_keys: int, resident: bool) -> Choice:
         machine, array = self.emitter.machine, self.emitter.machine.array
         loops = self._loops(tile)
         n_batch = self._size(self.score.batch)
@@ -134,7 +149,7 @@ class AttentionStage:
         cycles = per_head * n_batch + first
         if n_leaves > _MAX_LEAVES:
             cycles *= 1 + n_leaves / _MAX_LEAVES
-        return _Choice(cycles, tile, resident, score[1] < score[0], mix[1] < mix[0])
+        return Choice(cycles, key_bytes, tile, resident, score[1] < score[0], mix[1] < mix[0])
 
     def _vector_cycles(self, works: tuple[VectorWork, ...], tile: Tile) -> float:
         machine = self.emitter.machine
@@ -180,7 +195,7 @@ class AttentionStage:
             works += (VectorWork(REQUANTISE, mixed),)
         return works
 
-    def nests(self, choice: _Choice) -> list[Nest]:
+    def nests(self, choice: Choice) -> list[Nest]:
         emitter, name, plan, tile = self.emitter, self.plan.name, self.plan, choice.tile
         loops = self._loops(tile)
         heads = depth_of(loops, self.score.batch)
@@ -193,9 +208,9 @@ class AttentionStage:
         v_port = self._port("value", "weight_buffer", held, value, whole)
         at = len(loops) if self.one_pass else rows
         row_tile = tile if self.one_pass else tile | {self._keys: emitter.graph.size(self._keys)}
-        scores = self._scores(at, row_tile)
+        scores = self._sums("accumulator", at, plan.score.output.ranks, row_tile)
         shares = self._port("share", "output_buffer", at, plan.mix.inputs[0], row_tile)
-        sums = self._mixed(rows, tile)
+        sums = self._sums("accumulator_2", rows, plan.mix.output.ranks, tile)
         softmax = self._vector("softmax", plan.pieces, self._softmax_works(), loops, tile, scores, shares)
         nests = [
             emitter.load(f"{name}_load_q", query, loops[:rows], tile, q_port),
@@ -221,17 +236,13 @@ class AttentionStage:
 
     def _port(self, buffer: str, slot: str, depth: int, access: Access, tile: Tile) -> Port:
         bits = self.emitter.bits(access.tensor)
-        return self.emitter.port(buffer, slot, depth, self.emitter.tensor_tile(access, tile), bits)
+        copies = self.emitter.out_copies if slot == "output_buffer" else 0
+        return self.emitter.port(buffer, slot, depth, self.emitter.tensor_tile(access, tile), bits, copies)
 
-    def _scores(self, depth: int, tile: Tile) -> Port:
-        tiled = _named(self.plan.score.output.ranks, tile)
+    def _sums(self, buffer: str, depth: int, ranks: tuple[str, ...], tile: Tile) -> Port:
         bits = self.emitter.machine.array.accumulator_bits
-        return self.emitter.port("score", "output_buffer", depth, tiled, bits)
-
-    def _mixed(self, depth: int, tile: Tile) -> Port:
-        tiled = _named(self.plan.mix.output.ranks, tile)
-        bits = self.emitter.machine.array.accumulator_bits
-        return self.emitter.port("accumulator", "output_buffer", depth, tiled, bits)
+        copies = self.emitter.out_copies
+        return self.emitter.port(buffer, "output_buffer", depth, _named(ranks, tile), bits, copies)
 
     def _vector(
         self, part: str, operators: tuple[Operator, ...], works: tuple[VectorWork, ...],

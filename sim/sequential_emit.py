@@ -19,6 +19,7 @@ from tilewright.dataflow.program import (
 )
 from tilewright.dataflow.tensor import Role
 from tilewright.sim.mapper_machine import Machine
+from tilewright.sim.sequential_rooms import OUTPUT_COPIES
 
 Tile = Mapping[str, int]
 Tiled = tuple[tuple[str, int], ...]
@@ -42,6 +43,7 @@ class Emitter:
         self.graph = graph
         self.machine = machine
         self.copies = copies
+        self.out_copies = min(copies, OUTPUT_COPIES)
         self._aliases = aliases
         self._buffers: dict[str, _BufferUse] = {}
         self._stages: list[Stage] = []

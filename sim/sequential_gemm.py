@@ -58,7 +58,7 @@ class GemmStage:
         nests.append(self._product(f"{name}_gemm", plan.contraction, loops, tile, (a_port, b_port), sums))
         if plan.low_rank:
             nests.append(self._low_rank_up(c_loops, tile, sums))
-            sums = self._sums_port("merged", c_loops, tile)
+            sums = self._sums_port("accumulator_2", c_loops, tile)
         return nests + self._finish(c_loops, tile, sums)
 
     def _sizes(self, ranks: tuple[str, ...]) -> tuple[int, ...]:
@@ -130,7 +130,7 @@ class GemmStage:
     def _sums_port(self, buffer: str, loops: tuple[Loop, ...], tile: Tile) -> Port:
         tiled = self._c_tile(tile)
         bits = self.emitter.machine.array.accumulator_bits
-        return self.emitter.port(buffer, "output_buffer", len(loops), tiled, bits)
+        return self.emitter.port(buffer, "output_buffer", len(loops), tiled, bits, self.emitter.out_copies)
 
     def _c_tile(self, tile: Tile) -> Tiled:
         return tuple((rank, tile[rank]) for rank in self.plan.contraction.output.ranks)
@@ -158,7 +158,8 @@ class GemmStage:
         assert path is not None
         low = path.down.output
         tiled = self.emitter.tensor_tile(low, {rank: tile[rank] for rank in low.ranks if rank in tile})
-        return self.emitter.port("low_rank", "output_buffer", depth, tiled, self.emitter.bits(low.tensor))
+        bits, copies = self.emitter.bits(low.tensor), self.emitter.out_copies
+        return self.emitter.port("low_rank", "output_buffer", depth, tiled, bits, copies)
 
     def _low_rank_down(self, c_loops: tuple[Loop, ...], tile: Tile, a_port: Port) -> Nest:
         """u = x A for every tile of rows, all of k and of the adapter's rank at once."""
@@ -176,7 +177,7 @@ class GemmStage:
         assert path is not None
         low = self._low_port(depth_of(c_loops, self.roles.m), tile)
         reads = (low, self._factor_port("up", path.up.inputs[1]), sums)
-        merged = self._sums_port("merged", c_loops, tile)
+        merged = self._sums_port("accumulator_2", c_loops, tile)
         leaf_tile = self._whole(path.up, tile)
         return self._product(f"{self.plan.name}_lora_up", path.up, c_loops, leaf_tile, reads, merged)
 
@@ -197,7 +198,8 @@ class GemmStage:
             return [emitter.store(f"{name}_store", output, loops, tile, sums)]
         loads, sides = self._sides(loops, tile)
         bits = emitter.bits(output.tensor)
-        result = emitter.port("output", "output_buffer", len(loops), self._c_tile(tile), bits)
+        tiled = self._c_tile(tile)
+        result = emitter.port("output", "output_buffer", len(loops), tiled, bits, emitter.out_copies)
         operators = tuple(operator.name for operator in self.plan.epilogue) or (self.plan.contraction.name,)
         leaf = Compute(Unit.VECTOR, operators, self._c_tile(tile), functions=works)
         vector = Nest(f"{name}_vector", "vector", loops, leaf, (sums, *sides), (result,))

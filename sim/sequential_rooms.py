@@ -1,5 +1,6 @@
 """How a program divides the three buffers: what each kind of tile may take, fixed for the whole program."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tilewright.dataflow.graph import Graph
@@ -17,11 +18,33 @@ from tilewright.sim.sequential_plan import (
 # Shares of a buffer, reserved only while a stage of the program needs them; the rest goes to the main tiles.
 _SIDE_SHARE = 0.25  # of the input buffer, for each second operand of a map
 _INDEX_SHARE = 1 / 16  # of the input buffer, for row numbers
-_VALUE_SHARE = 0.25  # of the weight buffer, for values beside keys
-_CONSTANT_SHARE = 0.25  # of the weight buffer, for whole biases and norm weights together
+_VALUE_SHARE = 0.25  # of the weight buffer, the most for values beside keys
+_CONSTANT_SHARE = 0.25  # of the weight buffer, the most for whole biases and norm weights together
 _FACTOR_SHARE = 0.5  # of the weight buffer, the most that whole low-rank factors may take
 _LOW_SHARE = 1 / 16  # of the output buffer, for u of a low-rank path
-_SCORE_SHARE = 0.5  # of the output buffer, for scores and exponents
+_MIXED_SHARE = 0.5  # of the sums, the most for attention's mixed rows beside its scores
+
+#: Sums and results are handed on tile by tile: a third copy would only wait.
+OUTPUT_COPIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionNeed:
+    """What a chosen attention tiling really takes of the rooms that it was offered."""
+
+    value_bytes: int
+    mixed: int  # sums
+    shares: int  # elements
+
+
+def largest_need(needs: Iterable[AttentionNeed]) -> AttentionNeed:
+    """What covers all of `needs`, which must not be empty."""
+    every = list(needs)
+    return AttentionNeed(
+        max(need.value_bytes for need in every),
+        max(need.mixed for need in every),
+        max(need.shares for need in every),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +57,10 @@ class Rooms:
     weight_bytes: int
     value_bytes: int
     constant_bytes: int
-    sums: int  # elements of a tile of C
+    sums: int  # elements of a tile of C, or of scores
+    mixed: int  # elements of a second tile of sums: a product with its low-rank path, or mixed rows
     output_bytes: int
     low_bytes: int
-    score_bits: int  # for the scores and the exponents of a tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +75,7 @@ class _Needs:
     low_rank: bool
     factor_bytes: int
     result_bits: int
+    share_bits: int  # of an exponent that attention hands to its second product
 
 
 def factors_fit(graph: Graph, machine: Machine, plan: GraphPlan) -> bool:
@@ -59,43 +83,71 @@ def factors_fit(graph: Graph, machine: Machine, plan: GraphPlan) -> bool:
     return _needs(graph, plan).factor_bytes <= machine.weight_buffer.capacity_bytes * _FACTOR_SHARE
 
 
-def divide_buffers(graph: Graph, machine: Machine, plan: GraphPlan, copies: int) -> Rooms:
-    """The rooms of a program of these stages with `copies` of every tile."""
+def divide_buffers(
+    graph: Graph, machine: Machine, plan: GraphPlan, copies: int, chosen: AttentionNeed | None = None
+) -> Rooms:
+    """The rooms of a program of these stages with `copies` of every tile that is loaded.
+
+    Attention is offered its largest shares first; once it has chosen, the others get what it left.
+    """
     needs = _needs(graph, plan)
     weights = machine.weight_buffer.capacity_bytes
-    constant_bytes = min(int(weights * _CONSTANT_SHARE) // max(1, needs.n_constants), needs.largest_constant)
+    largest = needs.largest_constant
+    constant_bytes = min(int(weights * _CONSTANT_SHARE) // max(1, needs.n_constants), largest)
     weights -= constant_bytes * needs.n_constants + needs.factor_bytes
-    value_bytes = int(weights * _VALUE_SHARE) if needs.attention else 0
+    value_bytes = int(weights * _VALUE_SHARE) // copies if needs.attention else 0
+    if chosen:
+        value_bytes = chosen.value_bytes
 
     inputs = machine.input_buffer.capacity_bytes
     side_bytes = int(inputs * min(_SIDE_SHARE, 0.75 / max(1, needs.n_sides)))
     index_bytes = int(inputs * _INDEX_SHARE) if needs.gathers else 0
     inputs -= side_bytes * needs.n_sides + index_bytes
 
+    out_copies = min(copies, OUTPUT_COPIES)
     outputs = machine.output_buffer.capacity_bytes
-    score_bytes = int(outputs * _SCORE_SHARE) if needs.attention else 0
     low_bytes = int(outputs * _LOW_SHARE) if needs.low_rank else 0
-    outputs -= score_bytes + low_bytes
-    sum_bits = machine.array.accumulator_bits * (2 if needs.low_rank else 1)
-    sums = int(outputs * 8 / copies / (sum_bits + needs.result_bits))
+    sums, mixed = _sums(needs, machine, (outputs - low_bytes) * 8 // out_copies, chosen)
     return Rooms(
         input_bytes=inputs // copies,
         side_bytes=side_bytes // copies,
         index_bytes=index_bytes // copies,
-        weight_bytes=(weights - value_bytes) // copies,
-        value_bytes=value_bytes // copies,
+        weight_bytes=weights // copies - value_bytes,
+        value_bytes=value_bytes,
         constant_bytes=constant_bytes,
         sums=sums,
+        mixed=mixed,
         output_bytes=sums * needs.result_bits // 8,
-        low_bytes=low_bytes // copies,
-        score_bits=score_bytes * 8 // copies,
+        low_bytes=low_bytes // out_copies,
     )
+
+
+def _sums(needs: _Needs, machine: Machine, room_bits: int, chosen: AttentionNeed | None) -> tuple[int, int]:
+    """Elements of a tile of sums, and of the second one, in one copy's room of the output buffer.
+
+    Beside the sums stand the results, the second sums if a stage has any, and the exponents of attention.
+    """
+    sum_bits = machine.array.accumulator_bits
+    per_sum = sum_bits + needs.result_bits
+    if chosen:
+        room_bits -= chosen.shares * needs.share_bits
+    elif needs.attention:
+        per_sum += needs.share_bits
+    if needs.low_rank:
+        sums = room_bits // (per_sum + sum_bits)
+        return sums, sums
+    if chosen:
+        return (room_bits - chosen.mixed * sum_bits) // per_sum, chosen.mixed
+    if needs.attention:
+        sums = int(room_bits / (per_sum + sum_bits * _MIXED_SHARE))
+        return sums, int(sums * _MIXED_SHARE)
+    return room_bits // per_sum, 0
 
 
 def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
     n_sides = n_constants = largest = factor_bytes = 0
     gathers = attention = low_rank = False
-    result_bits = 8
+    result_bits = share_bits = 8
     for stage in plan.stages:
         fixed: tuple[Access, ...] = ()
         if isinstance(stage, GemmPlan):
@@ -113,9 +165,13 @@ def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
             gathers = True
         elif isinstance(stage, AttentionPlan):
             attention = True
+            share_bits = max(share_bits, graph.tensor_by_name[stage.mix.inputs[0].tensor].bits)
+            result_bits = max(result_bits, graph.tensor_by_name[stage.mix.output.tensor].bits)
         n_constants = max(n_constants, len(fixed))
         largest = max([largest, *(graph.n_bytes(access.tensor) for access in fixed)])
-    return _Needs(n_sides, n_constants, largest, gathers, attention, low_rank, factor_bytes, result_bits)
+    return _Needs(
+        n_sides, n_constants, largest, gathers, attention, low_rank, factor_bytes, result_bits, share_bits
+    )  # fmt: skip
 
 
 def _factor_bytes(graph: Graph, path: LowRank) -> int:

@@ -155,14 +155,12 @@ class VectorStage:
         outputs = self.plan.outputs
         results = []
         for position, access in enumerate(outputs):
-            token = self._token_tile(tile)
+            tiled = emitter.tensor_tile(access, self._token_tile(tile))
             inner = depth_of(loops, access.ranks)
             at = inner if self._walked else min(inner, depth)
             buffer = f"output_{position}" if position else "output"
-            bits = emitter.bits(access.tensor)
-            results.append(
-                emitter.port(buffer, "output_buffer", at, emitter.tensor_tile(access, token), bits)
-            )
+            bits, copies = emitter.bits(access.tensor), emitter.out_copies
+            results.append(emitter.port(buffer, "output_buffer", at, tiled, bits, copies))
         leaf_tile = tuple((rank, tile[rank]) for rank in (*self.plan.rows, *self.plan.columns))
         operators = tuple(operator.name for operator in self.plan.operators)
         leaf = Compute(Unit.VECTOR, operators, leaf_tile, functions=self.plan.works)
