@@ -31,6 +31,8 @@ from tilewright.sim.engine_state import (
 _SKIP_MARK = -1
 _GROWN_MARK = -2  # a skip of growing periods; nothing that holds one is followed
 _SKIP_HEAD = 5
+#: Turns of a loop after which growing periods at one distance are given up for longer ones.
+_PATIENCE = 256
 
 
 @kernel
@@ -80,6 +82,17 @@ def start_following(image: IntArray, saved: IntArray, loop: int) -> None:
         image[loop + at.SECOND_ROW] = image[image[at.ROW_LIST] + image[at.N_ROWS]]
     save(image, saved, image[loop + at.SECOND_ROW])
     image[loop + at.DUE] = 2 * image[loop + at.LOOP_TURNS] - image[loop + at.LAST_SAVE]
+    image[loop + at.LAST_SAVE] = image[loop + at.LOOP_TURNS]
+
+
+@kernel
+def follow_on(image: IntArray, saved: IntArray, loop: int) -> bool:
+    """Take the second and the present state for the first two of the next three, if they are alike."""
+    if image[loop + at.LOOP_TURNS] > _PATIENCE or compare(image, saved, image[loop + at.SECOND_ROW]) != 0:
+        return False
+    image[loop + at.ROW], image[loop + at.SECOND_ROW] = image[loop + at.SECOND_ROW], image[loop + at.ROW]
+    start_following(image, saved, loop)
+    return True
 
 
 @kernel
@@ -199,15 +212,19 @@ def _periods_alike(image: IntArray, log: IntArray, first: int, second: int) -> b
 
 @kernel
 def _skips_alike(image: IntArray, log: IntArray, i: int, j: int) -> bool:
-    """Whether the skip at `j` is that at `i`, longer by exactly the growth of the loops that it goes through.
+    """Whether the skip at `j` is that at `i`, longer at most by the growth of the loops that it goes through.
 
-    How many periods a skip has is the least that its nests allow. All of them have to allow as many more, or
-    none any more; and none may move at the loop that moves on between the periods themselves, or outside it.
+    A skip stays possible as long as its nests do not come to the end of a loop. So one that gets longer may
+    only go through loops that grow by as much. One that does not may also go through others: their room is
+    the same in every period, and in the loop that moves on between the periods there is room to the last. A
+    skip that gets longer must keep its period's cycles, or the clock would not be quadratic; and where a leaf
+    stood still, which gives a skip so much time, it must not take longer.
     """
     grown = log[j + 1] - log[i + 1]
     n_active = image[at.N_ACTIVE]
-    same = log[i + 2] == log[j + 2] and log[i + 3] == log[j + 3]
-    if grown < 0 or not same or log[i + 4] != n_active or log[j + 4] != n_active:
+    if grown < 0 or log[i + 3] != log[j + 3] or log[i + 4] != n_active or log[j + 4] != n_active:
+        return False
+    if log[i + 2] != log[j + 2] and (grown > 0 or log[i + 3]):
         return False
     if grown > 0 and log[i + 3]:
         return False
@@ -218,14 +235,13 @@ def _skips_alike(image: IntArray, log: IntArray, i: int, j: int) -> bool:
         if log[a + 1] == 0:
             continue
         nest = image[image[at.ACTIVE_LIST] + k]
-        if log[a] <= image[nest + at.MOVED_LOOP]:
+        longer = grown * log[a + 1]
+        room = 0
+        if log[a] == image[nest + at.GROW_LOOP]:
+            room = image[nest + at.GROW_BY] - image[nest + at.SHIFT]
+        if longer > room or log[a] < image[nest + at.MOVED_LOOP]:
             return False
-        slack = (
-            image[nest + at.GROW_BY] - image[nest + at.SHIFT] if log[a] == image[nest + at.GROW_LOOP] else 0
-        )
-        if slack != grown * log[a + 1]:
-            return False
-        image[nest + at.SHIFT] += slack
+        image[nest + at.SHIFT] += longer
     return True
 
 

@@ -7,6 +7,9 @@ from tilewright.sim.engine_kernel import group_freed, trips_at
 
 MISMATCH = -1
 UNBOUNDED = 1 << 60
+#: Fewer periods are not skipped where a limit cuts the run short: so many equal turns in a period that grows
+#: would only hide it.
+_FEW_PERIODS = 8
 
 
 @kernel
@@ -121,17 +124,25 @@ def last_cut_alike(image: IntArray, inner: int, then: int, top: int) -> int:
 
 @kernel
 def _last_alike(image: IntArray, nest: int, loop: int, then: int) -> int:
-    """The last iteration of `loop` like iteration `then`; notes in GROWS if its inner loops are cut anew."""
+    """The last iteration of `loop` like iteration `then`, -1 if there are too few.
+
+    Notes in GROWS if only its inner loops are cut anew, by as much in every step of as many iterations.
+    """
     top = last_full(image, loop)
     if image[nest + at.HAS_CUTS]:
         now = image[loop + at.ODOMETER]
+        full = top
         end = image[nest + at.LOOPS] + image[nest + at.N_LOOPS] * at.LOOP_WORDS
         for inner in range(loop + at.LOOP_WORDS, end, at.LOOP_WORDS):
             if image[inner + at.LIMITER] == loop:
-                if trips_at(image, inner, then) != trips_at(image, inner, now):
+                if trips_at(image, inner, then) == trips_at(image, inner, now):
+                    top = last_cut_alike(image, inner, then, top)
+                elif (now - then) * image[inner + at.LIMITER_TILE] % image[inner + at.TILE] == 0:
                     image[at.GROWS] = 1
                 else:
-                    top = last_cut_alike(image, inner, then, top)
+                    return -1
+        if top < full and top - now < _FEW_PERIODS * (now - then):
+            return -1
     return int(top)
 
 

@@ -13,7 +13,7 @@ Where only the cuts of triangular loops differ, `sim.engine_growth` takes over.
 
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import engine_image as at
-from tilewright.sim.engine_growth import follow, log_skip, log_turn, note, start_following
+from tilewright.sim.engine_growth import follow, follow_on, log_skip, log_turn, note, start_following
 from tilewright.sim.engine_image import IntArray
 from tilewright.sim.engine_kernel import begin, end_leaves, grant
 from tilewright.sim.engine_state import compare, free_copies, save
@@ -99,7 +99,7 @@ def _look(image: IntArray, saved: IntArray, log: IntArray, nest: int, loop: int)
         if turns < image[loop + at.DUE]:
             return
         image[loop + at.DUE] = 0
-        if follow(image, saved, log, loop):
+        if follow(image, saved, log, loop) or follow_on(image, saved, loop):
             return
         image[loop + at.NEXT_SAVE] = turns
     if turns == 1 or turns >= image[loop + at.NEXT_SAVE]:
