@@ -73,16 +73,16 @@ def simulate(workload: Workload, design: Design, *, fidelity: str = "tile") -> R
 
 def codesign(study: Study, out: str | Path, *, workers: int = 1, resume: bool = False) -> "Fronts":
     """Search a study, write its folder `out`, and return its fronts. Raises InputError for wrong input."""
-    from tilewright import codesign as job
+    from tilewright import jobs
     from tilewright.search.store import load_fronts
 
-    job.run(study, Path(out), workers=workers, resume=resume, quiet=True)
+    jobs.run(study, Path(out), workers=workers, resume=resume, quiet=True)
     return load_fronts(Path(out))
 
 
 def sweep(study: Study, out: str | Path, *, workers: int = 1) -> dict[str, Any]:
     """Evaluate every combination of a study's axes; returns {"rows": tidy rows, "files": paths}."""
-    from tilewright.sweep import run
+    from tilewright.sweeps import run
 
     return run(study, Path(out), workers=workers)
 

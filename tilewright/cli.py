@@ -196,11 +196,11 @@ def codesign(
 
     Example: tilewright codesign examples/gpt2_medium_lora.yaml --out out/gpt2
     """
-    from tilewright import codesign as job
+    from tilewright import jobs
     from tilewright import tables
     from tilewright.files import StudyFile
 
-    answer = job.run(
+    answer = jobs.run(
         StudyFile.load(study),
         out,
         evaluations=evaluations,
@@ -260,10 +260,10 @@ def report(
 
     Example: tilewright report out/gpt2_medium_lora
     """
-    from tilewright import codesign as job
+    from tilewright import jobs
     from tilewright import tables
 
-    answer = job.draw(folder, out or folder)
+    answer = jobs.draw(folder, out or folder)
     _emit(answer, as_json, lambda: tables.files(answer))
 
 
@@ -331,10 +331,11 @@ def _fail(message: str) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
-    sys.exit(_status(arguments))
+    sys.exit(run(arguments))
 
 
-def _status(arguments: list[str] | None) -> int:
+def run(arguments: list[str] | None) -> int:
+    """Run the command line; returns the exit status. Whatever is wrong is one line on standard error."""
     from tilewright.dataflow.errors import InputError
 
     try:

@@ -37,7 +37,7 @@ _KEYS = ("name", "clock_mhz", "components", "slots")
 def declared_architecture(content: dict[str, Any], device: str, clock_mhz: float) -> Architecture:
     """The architecture that `content` declares, on `device`; `clock_mhz` unless it states its own.
 
-    `content` holds `components`, a list of {kind, name, fields of the kind}, and `slots`, a mapping of
+    `content` holds `components`, a list of {component: which, and its fields}, and `slots`, a mapping of
     the slots that programs name to components. Raises InputError: component, field, value.
     """
     if unknown := [key for key in content if key not in _KEYS]:
@@ -66,12 +66,12 @@ def declared_architecture(content: dict[str, Any], device: str, clock_mhz: float
 
 def _component(position: int, entry: object) -> Component:
     place = f"architecture.components.{position}"
-    if not isinstance(entry, dict) or "kind" not in entry:
-        raise InputError(f"{place} must be a mapping with a kind, one of {', '.join(KINDS)}")
-    kind = str(entry["kind"])
+    if not isinstance(entry, dict) or "component" not in entry:
+        raise InputError(f"{place} must be a mapping with `component`, one of {', '.join(KINDS)}")
+    kind = str(entry["component"])
     if kind not in KINDS:
-        raise InputError(f"{place}.kind {kind!r} is unknown{nearest(kind, list(KINDS))}")
-    stated = {key: value for key, value in entry.items() if key != "kind"}
+        raise InputError(f"{place}.component {kind!r} is unknown{nearest(kind, list(KINDS))}")
+    stated = {key: value for key, value in entry.items() if key != "component"}
     known = {field.name: field for field in fields(KINDS[kind])}
     if unknown := [key for key in stated if key not in known]:
         raise InputError(f"{place}: {kind} has no field {unknown[0]!r}{nearest(unknown[0], list(known))}")

@@ -55,9 +55,14 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _memories() -> list[dict[str, Any]]:
-    from tilewright.sim.memory import DramConfig
+    from tilewright.sim.dram_config import DramConfig, config_names
 
-    return [{"memory": name} for name in DramConfig.names()]
+    rows = []
+    for name in config_names():
+        config = DramConfig.named(name)
+        rows.append({"memory": name, "standard": config.standard, "peak_gb_per_s": config.peak_gb_per_s,
+                     "capacity_bytes": config.capacity_bytes})  # fmt: skip
+    return rows
 
 
 _LISTS = {

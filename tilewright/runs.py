@@ -37,7 +37,7 @@ class Run:
     def simulate(self, fidelity: str) -> "Report":
         from tilewright.sim.evaluate import evaluate, evaluate_architecture
 
-        named = {
+        named: dict[str, Any] = {
             "fidelity": fidelity,
             "workload": self.workload.name,
             "lowering": self.workload.lowering,
@@ -45,7 +45,13 @@ class Run:
             "table": self.table,
         }
         if self.architecture is not None:
-            return evaluate_architecture(self.workload.network, self.architecture, self.design, **named)
+            return evaluate_architecture(
+                self.workload.network,
+                self.architecture,
+                template=self.design.template,
+                objective=self.design.objective,
+                **named,
+            )
         return evaluate(self.workload.network, self.design, **named)
 
     def built(self) -> "Architecture":
@@ -83,7 +89,7 @@ def _gain(
     except ValueError as error:  # InputError or a mapping that does not exist
         return row | {"refused": str(error)}
     return row | {
-        "latency_change_fraction": after.latency_cycles / before.latency_cycles - 1,
+        "latency_change_fraction": after.latency_ms / before.latency_ms - 1,
         "energy_change_fraction": after.energy_pj / before.energy_pj - 1,
         "area_change_fraction": _area(after) / _area(before) - 1,
     }

@@ -104,14 +104,16 @@ def _errors(result: "Report") -> str:
 
 def _operators(result: "Report") -> Table:
     table = _table(
-        "operators", "operator", "layers", "MACs", "cycles", "energy (uJ)", "DRAM bytes", "bound by"
+        "operators (cycles of one layer, from the start of the layer)",
+        *("operator", "layers", "MACs", "start", "end", "energy (uJ)", "DRAM bytes", "bound by"),
     )
     for entry in result.operators:
         table.add_row(
             f"{entry.layer_class}.{entry.name}",
             _figure(entry.layers),
             _figure(entry.macs),
-            _figure(entry.end_cycle - entry.start_cycle),
+            _figure(entry.start_cycle),
+            _figure(entry.end_cycle),
             f"{entry.energy_pj * 1e-6:.4g}",
             _figure(entry.dram_read_bytes + entry.dram_write_bytes),
             entry.bottleneck,
