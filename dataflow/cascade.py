@@ -115,10 +115,14 @@ def _shipped(name: str) -> Cascade:
 def _parsed(text: str, name: str, source: str) -> Cascade:
     from tilewright.dataflow.cascade_parser import parse_lines
 
-    declarations = declare(parse_lines(text, source), source, _macros())
+    try:
+        declarations = declare(parse_lines(text, source), source, _macros())
+        steps = in_loops(lower(declarations), source)
+    except RecursionError:
+        raise InputError(f"{source}: an expression is nested too deeply") from None
     if not declarations.outputs:
         raise InputError(f"{source}:1:1: a cascade needs an 'out' tensor")
-    return Cascade(name, declarations, in_loops(lower(declarations), source))
+    return Cascade(name, declarations, steps)
 
 
 @cache

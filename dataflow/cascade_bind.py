@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DTYPE = "fp16"
 
+#: Elements along one rank; more is taken for a slip.
+MAX_RANK_SIZE = 10**9
+
 
 def bind(
     cascade: "Cascade",
@@ -61,8 +64,10 @@ def _sizes(cascade: "Cascade", given: Mapping[str, int | float]) -> tuple[dict[s
             raise InputError(f"{cascade.name}: rank {rank!r} needs a size")
         else:
             sizes[rank] = _whole(f"{cascade.name}: rank {rank!r}", stated[rank])
-            if sizes[rank] < 1:
-                raise InputError(f"{cascade.name}: rank {rank!r} must be >= 1, got {sizes[rank]}")
+            if not 1 <= sizes[rank] <= MAX_RANK_SIZE:
+                raise InputError(
+                    f"{cascade.name}: rank {rank!r} must be in 1..{MAX_RANK_SIZE}, got {sizes[rank]}"
+                )
     values: dict[str, Exact] = {rank.upper(): size for rank, size in sizes.items()}
     for scalar in cascade.declarations.scalars:
         if scalar.name in stated:
@@ -147,7 +152,7 @@ class _Binding:
         inputs = tuple(self._access(access, step, mask) for access in step.inputs)
         name = self._prefix + step.name
         output = Access.of(name, *step.output_ranks)
-        parameters = [(key, float(self._value(value, step.place))) for key, value in step.scalars]
+        parameters = [(key, self._number(value, step.place)) for key, value in step.scalars]
         operator = Operator(
             name, step.kind, output, inputs, step.function, step.reduce, step.group,
             mask if self._skip_masked or step.mask is None else self._tail(step),
@@ -157,11 +162,17 @@ class _Binding:
             if operator.steps_back(access):
                 init = self._cascade.tensors[symbolic.tensor].init
                 assert init is not None
-                parameters.append((f"init_{position}", float(self._value(init, step.place))))
+                parameters.append((f"init_{position}", self._number(init, step.place)))
         return replace(operator, parameters=tuple(parameters))
 
     def _value(self, expr: Expr, place: Place) -> Exact:
         return _evaluated(self._cascade, expr, self._values, place)
+
+    def _number(self, expr: Expr, place: Place) -> float:
+        try:
+            return float(self._value(expr, place))
+        except OverflowError:
+            raise place.refuse(self._source, "a number here is too large") from None
 
     def _integer(self, expr: Expr, place: Place) -> int:
         value = self._value(expr, place)

@@ -280,6 +280,8 @@ def evaluate(expr: Expr, values: Mapping[str, Exact]) -> Exact:
                 return left - right
             if operator == "*":
                 return left * right
+            if right == 0:
+                raise ZeroDivisionError("division by zero")
             both_exact = not isinstance(left, float) and not isinstance(right, float)
             return Fraction(left) / Fraction(right) if both_exact else left / right
     raise TypeError(f"not a scalar: {expr}")

@@ -1,5 +1,6 @@
 """Traffic that no schedule avoids: what is touched of a live-in read once, each result written once."""
 
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -10,8 +11,11 @@ from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Access, Index, Kind, Mask, Operator
 from tilewright.dataflow.tensor import Profile, Role
 
-#: The indices that one access touches along each rank of a tensor.
-_Touched = tuple[NDArray[np.int64], ...]
+#: Positions along one rank, ascending, each once: evenly spaced ones need no array.
+_Positions = range | NDArray[np.int64]
+
+#: The positions that one access touches along each rank of a tensor.
+_Touched = tuple[_Positions, ...]
 
 
 class Traffic(NamedTuple):
@@ -91,7 +95,7 @@ def _gathered(graph: Graph, operator: Operator, access: Access) -> _Touched:
         if index.terms:
             found.append(_positions(graph, rank, index, operator.mask))
         else:
-            found.append(np.arange(min(n_rows, _extent(graph, rank))))
+            found.append(range(min(n_rows, _extent(graph, rank))))
     return tuple(found)
 
 
@@ -103,34 +107,54 @@ def _touched(graph: Graph, operator: Operator, access: Access) -> _Touched:
     )
 
 
-def _positions(graph: Graph, rank: str, index: Index, mask: Mask | None) -> NDArray[np.int64]:
-    """The values of an index within its rank, ascending, each once."""
-    found = np.array([index.offset], dtype=np.int64)
-    for term in index.terms:
-        steps = np.arange(-(-_extent(graph, term.rank) // term.divisor), dtype=np.int64)
-        sums = np.add.outer(found, term.coefficient * steps)
-        found = sums[0] if len(found) == 1 and term.coefficient > 0 else np.unique(sums)
-    if mask is not None:
-        found = _under_mask(graph, found, index, mask)
-    return found[(found >= 0) & (found < _extent(graph, rank))]
+def _positions(graph: Graph, rank: str, index: Index, mask: Mask | None) -> _Positions:
+    """The values of an index within its rank."""
+    low, high = _band(graph, index, mask)
+    low, high = max(low, 0), min(high, _extent(graph, rank) - 1)
+    found: _Positions = range(index.offset, index.offset + 1)
+    for term in sorted(index.terms, key=lambda term: abs(term.coefficient)):
+        n_steps = -(-_extent(graph, term.rank) // term.divisor)
+        found = _spread(found, term.coefficient, n_steps)
+    if isinstance(found, range):
+        first = found.start + max(0, -(-(low - found.start) // found.step)) * found.step
+        return range(first, max(first, min(found.stop, high + 1)), found.step)
+    return found[(found >= low) & (found <= high)]
 
 
-def _under_mask(graph: Graph, found: NDArray[np.int64], index: Index, mask: Mask) -> NDArray[np.int64]:
-    """Without the positions at which the mask leaves no point at all."""
+def _spread(found: _Positions, coefficient: int, n_steps: int) -> _Positions:
+    """The sums of the positions and the first multiples of `coefficient`."""
+    if coefficient == 0 or n_steps == 1:
+        return found
+    if isinstance(found, range):
+        start = found.start + min(0, coefficient * (n_steps - 1))
+        apart = abs(coefficient)
+        if len(found) == 1:
+            return range(start, start + apart * n_steps, apart)
+        if apart % found.step == 0 and apart <= found.step * len(found):
+            last = start + found.step * (len(found) - 1) + apart * (n_steps - 1)
+            return range(start, last + 1, found.step)
+    steps = coefficient * np.arange(n_steps, dtype=np.int64)
+    return np.unique(np.add.outer(np.asarray(found, dtype=np.int64), steps))
+
+
+def _band(graph: Graph, index: Index, mask: Mask | None) -> tuple[int, int]:
+    """The lowest and highest value of the index at which the mask leaves any point."""
+    everything = -(1 << 62), 1 << 62
+    if mask is None:
+        return everything
     if mask.lower is not None and mask.upper is not None and mask.upper < mask.lower:
-        return found[:0]
+        return 0, -1
     names = tuple(term.rank for term in index.terms)
     n_rank, n_of = graph.size(mask.rank), graph.size(mask.of) if mask.of else 1
+    if index.offset or (len(names) == 1 and index != Index.of(names[0])):
+        return everything
     if names == (mask.rank_parts or (mask.rank,)):
         low = 0 if mask.lower is None else mask.lower
-        high = n_rank - 1 if mask.upper is None else n_of - 1 + mask.upper
-    elif names == (mask.of_parts or (mask.of,)):
+        return low, n_rank - 1 if mask.upper is None else n_of - 1 + mask.upper
+    if names == (mask.of_parts or (mask.of,)):
         low = 0 if mask.upper is None else -mask.upper
-        high = n_of - 1 if mask.lower is None else n_rank - 1 - mask.lower
-    else:
-        return found
-    joint = len(names) > 1 or index == Index.of(names[0])
-    return found[(found >= low) & (found <= high)] if joint and index.offset == 0 else found
+        return low, n_of - 1 if mask.lower is None else n_rank - 1 - mask.lower
+    return everything
 
 
 def _union_elements(touched: list[_Touched]) -> int:
@@ -139,18 +163,15 @@ def _union_elements(touched: list[_Touched]) -> int:
     Positions along a rank that the same boxes contain are counted as one class, so that the work
     depends on the number of different boxes and not on the sizes.
     """
-    boxes = list({tuple(axis.tobytes() for axis in box): box for box in touched}.values())
+    boxes: list[_Touched] = []
+    for box in touched:
+        if not any(_same(box, other) for other in boxes):
+            boxes.append(box)
     if len(boxes) < 2:
         return prod(len(axis) for axis in boxes[0]) if boxes else 0
     counts: dict[int, int] = {(1 << len(boxes)) - 1: 1}  # by set of boxes: elements in just these
     for axis in range(len(boxes[0])):
-        values, members = np.unique(np.concatenate([box[axis] for box in boxes]), return_inverse=True)
-        held = np.zeros(len(values), dtype=np.int64)
-        start = 0
-        for number, box in enumerate(boxes):
-            held[members[start : start + len(box[axis])]] |= 1 << number
-            start += len(box[axis])
-        classes = dict(zip(*(part.tolist() for part in np.unique(held, return_counts=True)), strict=True))
+        classes = _classes([box[axis] for box in boxes])
         crossed: dict[int, int] = {}
         for boxes_before, n_before in counts.items():
             for boxes_here, n_here in classes.items():
@@ -158,6 +179,34 @@ def _union_elements(touched: list[_Touched]) -> int:
                     crossed[both] = crossed.get(both, 0) + n_before * n_here
         counts = crossed
     return sum(counts.values())
+
+
+def _same(box: _Touched, other: _Touched) -> bool:
+    return all(
+        a == b if isinstance(a, range) and isinstance(b, range) else np.array_equal(a, b)
+        for a, b in zip(box, other, strict=True)
+    )
+
+
+def _classes(axes: list[_Positions]) -> dict[int, int]:
+    """By set of boxes (a bit each): how many positions just these boxes contain."""
+    found: dict[int, int] = {}
+    intervals = [axis for axis in axes if isinstance(axis, range) and axis.step == 1]
+    if len(intervals) == len(axes):
+        edges = sorted({edge for axis in intervals for edge in (axis.start, axis.stop)})
+        for first, end in pairwise(edges):
+            held = sum(1 << number for number, axis in enumerate(intervals) if first in axis)
+            found[held] = found.get(held, 0) + end - first
+        return found
+    arrays = [np.asarray(axis, dtype=np.int64) for axis in axes]
+    values, members = np.unique(np.concatenate(arrays), return_inverse=True)
+    bits = np.zeros(len(values), dtype=np.int64)
+    start = 0
+    for number, array in enumerate(arrays):
+        bits[members[start : start + len(array)]] |= 1 << number
+        start += len(array)
+    kinds, numbers = np.unique(bits, return_counts=True)
+    return dict(zip(kinds.tolist(), numbers.tolist(), strict=True))
 
 
 def _extent(graph: Graph, rank: str) -> int:

@@ -11,8 +11,11 @@ from tilewright.dataflow.passes import PassError
 
 @dataclass(frozen=True, slots=True)
 class _Read:
+    """`earlier` is the serial rank of which the read gives an earlier step, or the empty string."""
+
     tensor: str
     ranks: frozenset[str]
+    earlier: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ def count_passes(source: Graph | Cascade, rank: str) -> int:
     A value that is reduced along the rank is known when a traversal has ended, so what needs both it
     and elements along the rank waits for the next one; softmax attention takes three over its keys. If
     the rank is split, running along both parts is a traversal; a value per tile is not reduced along
-    it, and work on values per tile alone is no traversal. Buffering everything between two traversals
+    it, and work on values per tile alone is no traversal. Where a recurrence along another rank runs
+    along this one in each step, the traversals of one step count. Buffering everything between two traversals
     makes one of them free of traffic: the count bounds footprint or traffic.
 
     Raises PassError if the rank is unknown, or two steps of a recurrence need each other's end.
@@ -63,6 +67,8 @@ def _traversals(
             along = bool(node.ranks & family)
             least = 1 if along else 0
             for read in node.reads:
+                if read.earlier and read.earlier not in family:
+                    continue
                 if read.tensor in streams:
                     ended = not read.ranks & family and bool(tensor_ranks[read.tensor] & family)
                     least = max(least, streams[read.tensor] + (along and ended))
@@ -97,7 +103,14 @@ def _of_graph(
             operator.name,
             operator.output.tensor,
             frozenset(operator.output.ranks),
-            tuple(_Read(access.tensor, frozenset(access.ranks)) for access in operator.inputs),
+            tuple(
+                _Read(
+                    access.tensor,
+                    frozenset(access.ranks),
+                    operator.serial_rank if operator.steps_back(access) else "",
+                )
+                for access in operator.inputs
+            ),
         )
         for operator in graph.operators
     )
@@ -123,7 +136,16 @@ def _of_cascade(
             step.name,
             step.name,
             frozenset(step.output_ranks),
-            tuple(_Read(access.tensor, frozenset(access.ranks)) for access in step.inputs),
+            tuple(
+                _Read(
+                    access.tensor,
+                    frozenset(access.ranks),
+                    step.serial_rank
+                    if any((index.shift_of(step.serial_rank) or 0) < 0 for index in access.indices)
+                    else "",
+                )
+                for access in step.inputs
+            ),
         )
         for step in cascade.steps
     )

@@ -258,7 +258,7 @@ def test_a_recurrence_that_cannot_run_gets_one_line_with_line_and_column(
     ("sizes", "message"),
     [
         ({"m": 2, "n": 3, "k": 4}, "text: rank 't' needs a size"),
-        ({"m": 0, "n": 3, "k": 4, "t": 5}, "text: rank 'm' must be >= 1, got 0"),
+        ({"m": 0, "n": 3, "k": 4, "t": 5}, "text: rank 'm' must be in 1..1000000000, got 0"),
         ({"m": 2.5, "n": 3, "k": 4, "t": 5}, "text: rank 'm' must be a whole number, got 2.5"),
         ({"m": 2, "n": 3, "k": 4, "t": 5, "M": 2}, "text: 'M' is given twice"),
         ({"m": 2, "n": 3, "k": 4, "t": 5, "kk": 2}, "text: 'kk' is no rank or scalar (did you mean 'k'?)"),
@@ -314,3 +314,27 @@ def test_a_file_is_read_and_an_unknown_name_or_file_is_refused(tmp_path: Path) -
 
 def test_a_text_without_an_output_is_refused() -> None:
     assert _message("Z[m,n] = A", "ranks m, n\nin A[m,n]\n") == "text:1:1: a cascade needs an 'out' tensor"
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing", "  \t\n"])
+def test_an_empty_text_is_refused(text: str) -> None:
+    assert _message("", text) == "text:1:1: a cascade needs an 'out' tensor"
+
+
+def test_an_expression_that_is_nested_without_end_is_refused_in_one_line() -> None:
+    deep = "Y[m,n] = " + "exp(" * 5000 + "A" + ")" * 5000
+    assert _message(deep) == "text: an expression is nested too deeply"
+
+
+@pytest.mark.parametrize(
+    ("scalar", "message"),
+    [
+        ("(N - 3)", "text:4:1: a number here has no value: division by zero"),
+        ("sqrt(0 - N)", "text:4:1: a number here has no value: math domain error"),
+        ("exp(N * 1000)", "text:4:1: a number here has no value: math range error"),
+    ],
+)
+def test_a_number_without_a_value_is_refused_when_sizes_are_bound(scalar: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _bind(f"Y[m,n] = A / {scalar}")
+    assert str(caught.value) == message

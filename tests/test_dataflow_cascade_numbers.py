@@ -121,3 +121,74 @@ def test_softmax_linear_and_layernorm_equal_their_formulas() -> None:
     np.testing.assert_allclose(
         run_graph(norm, read)["Y"], shifted * scale * inputs["G"] + inputs["S"], rtol=1e-12
     )
+
+
+def test_queries_in_tiles_as_well_equal_plain_attention() -> None:
+    text = """
+ranks   m, n, e, f
+offset  c = N - M
+in      Q[m,e], K[n,e], V[n,f]
+out     AV[m1,m0,f]
+split   n -> n1, n0
+split   m -> m1, m0
+iterate n1
+QK[m1,m0,n1,n0]  = Q[(m1,m0),e] * K[(n1,n0),e] / sqrt(E)                where (n1,n0) <= (m1,m0) + c
+RM[m1,m0,n1]     = max(RM[n1-1], max[n0] QK)                            init lowest
+SLN[m1,m0,n1,n0] = exp(QK - RM)
+PRM[m1,m0,n1]    = exp(RM[n1-1] - RM)
+RD[m1,m0,n1]     = RD[n1-1] * PRM + sum[n0] SLN                         init 0
+RNV[m1,m0,n1,f]  = RNV[n1-1] * PRM + sum[n0] (SLN * V[(n1,n0),f])       init 0
+AV[m1,m0,f]      = RNV[last(n1)] / RD[last(n1)]
+"""
+    inputs = _inputs(Q=(6, 3), K=(10, 3), V=(10, 4))
+    graph = parse_cascade(text, "tiled").bind({"m": 6, "n": 10, "m0": 3, "n0": 4, "e": 3, "f": 4})
+    found = run_graph(graph, inputs)["AV"].reshape(6, 4)
+    heads = {name: value[None, None] for name, value in inputs.items()}
+    np.testing.assert_allclose(found, _attention(heads, 4)[0, 0], rtol=1e-12)
+    assert sum(graph.macs(operator) for operator in graph.operators) == (5 + 6 + 7 + 8 + 9 + 10) * (3 + 4)
+
+
+def test_a_recurrence_through_a_product_equals_a_loop() -> None:
+    text = """
+ranks   t, d, j, i
+in      X[t,i], U[d,i], R[d,j]
+out     H[t,d]
+iterate t
+Z[t,d]  = X * U + H[t-1,j] * R[d,j]
+H[t,d]  = tanh(Z)                       init 0.5
+"""
+    inputs = _inputs(X=(6, 3), U=(4, 3), R=(4, 4))
+    graph = parse_cascade(text, "rnn").bind({"t": 6, "d": 4, "j": 4, "i": 3})
+    state = np.full(4, 0.5)
+    for step in range(6):
+        state = np.tanh(inputs["U"] @ inputs["X"][step] + inputs["R"] @ state)
+        np.testing.assert_allclose(run_graph(graph, inputs)["H"][step], state, rtol=1e-12)
+    # the product with the state stays a contraction and is counted as one
+    assert sum(graph.macs(operator) for operator in graph.operators) == 6 * 4 * (3 + 4)
+
+
+def test_linear_attention_by_a_state_equals_its_masked_square() -> None:
+    text = """
+ranks   t, e, f
+param   decay = 0.9
+in      Q[t,e], K[t,e], V[t,f]
+out     O[t,f]
+iterate t
+KV[t,e,f] = K[t,e] * V[t,f]
+S[t,e,f]  = decay * S[t-1] + KV     init 0
+O[t,f]    = Q[t,e] * S[t,e,f]
+"""
+    inputs = _inputs(Q=(6, 3), K=(6, 3), V=(6, 2))
+    graph = parse_cascade(text, "retention").bind({"t": 6, "e": 3, "f": 2})
+    distance = np.arange(6)[:, None] - np.arange(6)[None, :]
+    weights = np.where(distance >= 0, 0.9 ** np.maximum(distance, 0), 0) * (inputs["Q"] @ inputs["K"].T)
+    np.testing.assert_allclose(run_graph(graph, inputs)["O"], weights @ inputs["V"], rtol=1e-12)
+
+
+def test_a_causal_convolution_equals_numpy() -> None:
+    text = "ranks t, k\nin U[t], F[k]\nout C[t]\nC[t] = U[t-k] * F[k] where k <= t\n"
+    inputs = _inputs(U=(9,), F=(4,))
+    graph = parse_cascade(text, "conv").bind({"t": 9, "k": 4})
+    np.testing.assert_allclose(
+        run_graph(graph, inputs)["C"], np.convolve(inputs["U"], inputs["F"])[:9], rtol=1e-12
+    )

@@ -1,5 +1,7 @@
 """The summary of a cascade: every figure by hand at sizes small enough to count."""
 
+from pathlib import Path
+
 import pytest
 
 from tilewright.dataflow.cascade import load_cascade
@@ -42,3 +44,15 @@ def test_tensors_come_with_shape_role_and_direction() -> None:
 def test_sizes_that_are_missing_are_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="lora: rank 't' needs a size"):
         describe_cascade(load_cascade("lora"), {"o": 3})
+
+
+def test_the_worked_variant_of_the_documentation_costs_what_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "cascades.md").read_text(encoding="utf-8")
+    file = tmp_path / "capped_window.cascade"
+    file.write_text(page.split("```cascade\n")[1].split("```")[0], encoding="utf-8")
+    found = describe_cascade(load_cascade(file), {"h": 12, "m": 1, "n": 1024, "w": 256, "e": 64, "f": 64})
+    assert dict(found.passes)["n"] == 2
+    assert (found.macs, found.exponentials) == (12 * 256 * (64 + 64), 12 * 256)
+    assert found.traffic.read_bytes == 2 * 12 * (64 + 256 * 64 * 2)
+    for figure in (found.macs, found.exponentials, found.traffic.read_bytes):
+        assert f" {figure}" in page

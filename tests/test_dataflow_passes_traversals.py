@@ -105,3 +105,17 @@ def test_an_unknown_rank_is_refused_and_an_untouched_one_has_no_pass() -> None:
     with pytest.raises(PassError, match="graph 'attention_three_pass' has no rank 'q'"):
         count_passes(graph, "q")
     assert count_passes(graph, "hkv") == 0
+
+
+def test_a_recurrence_along_another_rank_counts_the_traversals_of_a_step() -> None:
+    text = """ranks t, d, j
+in X[t,d], R[d,j]
+out H[t,d]
+iterate t
+Z[t,d] = H[t-1,j] * R[d,j] + X
+H[t,d] = tanh(Z) init 0
+"""
+    cascade = parse_cascade(text, "text")
+    graph = cascade.bind({"t": 5, "d": 4, "j": 4})
+    assert [count_passes(graph, rank) for rank in "tdj"] == [1, 1, 1]
+    assert [count_passes(cascade, rank) for rank in "tdj"] == [1, 1, 1]
