@@ -149,7 +149,7 @@ def test_an_encoder_has_neither_cache_nor_mask_nor_decode_phase(tmp_path: Path) 
     counts = _count(tmp_path, "bert", _TEXT_ENCODER, seq=4)
     assert counts.kv_cache_bytes_fp16 == 0
     assert count(load_workload(tmp_path / "config.json", seq=4)).flops_total == counts.flops_total
-    with pytest.raises(InputError, match="bert is an encoder: no decode phase"):
+    with pytest.raises(InputError, match="bert is an encoder: it has no decode phase"):
         _load(tmp_path, "bert", _TEXT_ENCODER, phase="decode", cache=4)
 
 
@@ -288,3 +288,69 @@ def test_parameters_of_a_state_space_model_are_those_of_its_mixers(tmp_path: Pat
 def test_a_width_that_contradicts_the_expansion_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="intermediate_size 30 is not expand 2 times hidden_size 16"):
         _load(tmp_path, "mamba", _STATE_SPACE | {"intermediate_size": 30})
+
+
+#: 2 layers each, width 16, 4 heads of 4, inner width 24.
+_T5 = {"vocab_size": 10, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4,
+       "relative_attention_num_buckets": 8}  # fmt: skip
+_BART = {
+    "vocab_size": 10, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "fields"), [("t5", _T5), ("bart", _BART)])
+def test_a_decoder_looks_at_itself_and_at_the_encoder(
+    tmp_path: Path, model_type: str, fields: dict[str, Any]
+) -> None:
+    counts = _count(tmp_path, model_type, fields, seq=7, decoder_seq=3)
+    pairs = 7 * 7 + 3 * 3 + 3 * 7
+    assert counts.flops_attention_bmm == 2 * 2 * 2 * pairs * 16
+    assert counts.kv_cache_bytes_fp16 == 2 * 2 * (3 + 7) * 16 * 2
+
+
+@pytest.mark.parametrize(("model_type", "fields"), [("t5", _T5), ("bart", _BART)])
+def test_a_step_of_the_decoder_projects_no_key_of_the_encoder_again(
+    tmp_path: Path, model_type: str, fields: dict[str, Any]
+) -> None:
+    step = _count(tmp_path, model_type, fields, phase="decode", seq=7, cache=3)
+    assert step.flops_linear == 2 * (2 * (6 * 256 + 2 * 16 * 24) + 160)
+    assert step.kv_cache_bytes_fp16 == 2 * 2 * (4 + 7) * 16 * 2
+    assert step.params_total == _count(tmp_path, model_type, fields, seq=7).params_total
+
+
+def test_the_encoder_runs_alone_in_its_own_phase(tmp_path: Path) -> None:
+    alone = _load(tmp_path, "t5", _T5, phase="prefill:encoder", seq=7)
+    assert [layer.name for layer in alone.network] == ["encoder_embed", "encoder_block", "encoder_head"]
+    with pytest.raises(InputError, match="llama has no encoder beside a decoder"):
+        _load(tmp_path, "llama", _ROTARY, phase="prefill:encoder")
+
+
+def test_a_gated_network_of_t5_has_one_more_product(tmp_path: Path) -> None:
+    plain = _count(tmp_path, "t5", _T5).params_total
+    gated = _count(tmp_path, "t5", _T5 | {"feed_forward_proj": "gated-gelu"}).params_total
+    assert gated - plain == 4 * 16 * 24
+
+
+def test_the_positions_of_sound_are_never_trained() -> None:
+    counts = count(load_workload("whisper-tiny"))
+    assert counts.params_total - counts.params_trainable == 1500 * 384
+
+
+def test_an_encoder_of_sound_takes_its_own_number_of_frames_only() -> None:
+    load_workload("whisper-tiny", phase="prefill:encoder", seq=3000)
+    with pytest.raises(InputError, match="the encoder takes 3000 frames, got seq 2000"):
+        load_workload("whisper-tiny", phase="prefill:encoder", seq=2000)
+    with pytest.raises(InputError, match="seq 4 and decoder_seq 5"):
+        load_workload("whisper-tiny", seq=4, decoder_seq=5)
+
+
+def test_a_task_without_a_head_here_is_refused_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json: the task SEQ_CLS of an encoder with a decoder"):
+        _load(tmp_path, "bart", _BART | {"architectures": ["BartForSequenceClassification"]})
+
+
+def test_an_adapter_on_an_encoder_with_a_decoder_reaches_every_attention() -> None:
+    # t5-small: 6 + 6 attentions to itself, 6 to the encoder, each 512 -> 512
+    counts = count(load_workload("t5-small", adapter="lora:r=4,targets=q+v", phase="decode", cache=1))
+    assert counts.params_trainable == 18 * 2 * 4 * 1024

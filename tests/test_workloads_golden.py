@@ -13,7 +13,7 @@ from tilewright.workloads.workload import load_workload
 
 EXTRACT = Path(__file__).parent / "data" / "golden_counts_extract.csv"
 PRESETS = {"tiny-gpt2-2l-64d": "tiny-gpt2"}
-PHASES = ("params", "prefill", "decode")
+PHASES = ("params", "prefill", "decode", "prefill:encoder")
 ADAPTERS = ("lora_",)
 #: Metrics of other tools or of what eager PyTorch allocates, which a dataflow graph does not have.
 FOREIGN = ("uncounted_", "onnx_", "saved_for_backward")

@@ -11,9 +11,10 @@ from tilewright.workloads.adapter_file import HEADS_BY_TASK, AdapterFile, LoraFi
 from tilewright.workloads.adapter_plan import Trained, TunerPlan
 from tilewright.workloads.builder import Module
 from tilewright.workloads.lora import Lora, lora_scale
+from tilewright.workloads.lowering import AdapterPlan
 from tilewright.workloads.read import checked, read_json
 from tilewright.workloads.targets import ALL_LINEAR, by_pattern, check_pattern
-from tilewright.workloads.transformer import AdapterPlan, Transformer
+from tilewright.workloads.transformer import Model
 
 FILE_NAME = "adapter_config.json"
 LOGICAL_TARGETS = ("q", "k", "v", "o", "up", "gate", "down")
@@ -64,7 +65,7 @@ def read_adapter(stated: str | Path) -> Adapter:
     return Adapter(source, checked(_FILE_BY_METHOD[method], values, source))
 
 
-def plan_adapter(adapter: Adapter, model: Transformer, targets: Mapping[str, str]) -> AdapterPlan:
+def plan_adapter(adapter: Adapter, model: Model, targets: Mapping[str, str | tuple[str, ...]]) -> AdapterPlan:
     """The adapter on `model`; `targets` are the family's modules by logical target.
 
     Raises InputError for a rank above the model's width, a pattern that is none, a logical target that
@@ -116,7 +117,7 @@ class LoraMethod:
 
 
 def _modules(
-    logical: tuple[str, ...], targets: Mapping[str, str], source: str, model_type: str
+    logical: tuple[str, ...], targets: Mapping[str, str | tuple[str, ...]], source: str, model_type: str
 ) -> tuple[str, ...]:
     """Module names of logical targets, each once: a fused module stands for all of its parts."""
     for target in logical:
@@ -124,7 +125,9 @@ def _modules(
             raise InputError(
                 f"{source}: {model_type} has no module for target {target!r}; it has {', '.join(targets)}"
             )
-    return tuple(dict.fromkeys(targets[target] for target in logical))
+    stated = [targets[target] for target in logical]
+    each = [(modules,) if isinstance(modules, str) else modules for modules in stated]
+    return tuple(dict.fromkeys(module for modules in each for module in modules))
 
 
 def _preset(text: str) -> Adapter:

@@ -1,17 +1,13 @@
 """Attention of a block: projections, rotary angles, the KV cache, the attention itself."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tilewright.dataflow.cascade import load_cascade
-from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask
+from tilewright.dataflow.operator import Access, Index, Kind, Mask
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, Linear, shifted, word
+from tilewright.workloads.builder import LayerBuilder, Linear, shifted
+from tilewright.workloads.mixing import HeadRows, Heads, mix
 from tilewright.workloads.norms import Norm, normalise
 from tilewright.workloads.run import KEPT_ROWS, Run
-
-#: Keys in a tile of the one-pass form; a mapping may cut the tiles of the hardware otherwise.
-ONE_PASS_TILE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +17,9 @@ class Attention:
     Either `fused` names the one module that writes queries, keys and values, or `query`, `key` and
     `value` name one each. `rotary_dim` elements of a head are rotated; 0 is no rotary embedding.
     A token sees the last `window` tokens, itself included; None is all. `query_norm` and `key_norm`
-    normalise each head. `cached` attention keeps keys and values of earlier tokens.
+    normalise each head. `cached` attention keeps keys and values of earlier tokens. `from_encoder` takes
+    keys and values from the encoder's result, once. `biased` adds a live-in bias per head, query and key to
+    the scores. `scale` of the scores is 1 / sqrt(head_dim) where not stated; `key_bias` where it differs.
     """
 
     path: str
@@ -41,6 +39,28 @@ class Attention:
     cached: bool = True
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    from_encoder: bool = False
+    biased: bool = False
+    scale: float | None = None
+    key_bias: bool | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What sets the operators and tensors of two attentions in one layer apart."""
+        return "cross_" if self.from_encoder else ""
+
+    @property
+    def keys_rank(self) -> str:
+        """The rank of keys: `n`, or `l` for tokens of the encoder."""
+        return "l" if self.from_encoder else "n"
+
+    @property
+    def score_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    def n_keys(self, run: Run) -> int:
+        """Keys that a query looks at when nothing is masked."""
+        return run.encoder_seq if self.from_encoder else self.n_past(run) + run.seq
 
     @property
     def groups_rank(self) -> str:
@@ -59,18 +79,19 @@ class Attention:
         return n_keys if self.window is None else min(n_keys, self.window - 1)
 
 
-#: A tensor of heads: the access of its element at (token, head, channel) of batch b.
-HeadRows = Callable[[Index, Index, Index], Access]
-
-_M, _N, _H, _E = Index.of("m"), Index.of("n"), Index.of("h"), Index.of("e")
-
-
 def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
     """Add an attention over x[b, m, d]; returns the output projection y[b, m, d]."""
     builder.rank("h", spec.n_heads)
     builder.rank(spec.groups_rank, spec.n_kv_heads)
-    builder.rank("e", spec.head_dim)
-    builder.rank("n", spec.n_past(builder.run) + builder.run.seq)
+    for rank in ("e", "f"):
+        builder.rank(rank, spec.head_dim)
+    builder.rank(spec.keys_rank, spec.n_keys(builder.run))
+    heads = _look_at_encoder(builder, x, spec) if spec.from_encoder else _look_at_self(builder, x, spec)
+    mixed = builder.access(mix(builder, heads, spec, _mask(builder, spec)))
+    return builder.linear(Linear(f"{spec.path}.{spec.output}", mixed, ("d",), ("h", "f"), spec.output_bias))
+
+
+def _look_at_self(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
     query, key, value = _project(builder, x, spec)
     if spec.query_norm:
         query = _normalise_heads(builder, query, "h", spec.query_norm)
@@ -82,21 +103,53 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
     if spec.cached:
         key = _append(builder, key, spec, "key")
         value = _append(builder, value, spec, "value")
-    mixed = _mix(builder, query, key, value, spec)
-    return builder.linear(
-        Linear(f"{spec.path}.{spec.output}", builder.access(mixed), ("d",), ("h", "f"), spec.output_bias)
-    )
+    return Heads(query, key, value)
+
+
+def _look_at_encoder(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
+    """Queries of this stack; keys and values of the encoder, projected in prefill and kept from then on."""
+    query = _heads(builder, spec, spec.query, builder.access(x), "h", spec.qkv_bias)
+    if builder.run.phase == "decode":
+        kept = [
+            builder.input(f"cross_{name}_cache", ("b", "h", "l", "e"), Role.KV_CACHE)
+            for name in ("key", "value")
+        ]
+        for cache in kept:
+            builder.keep(cache)
+        return Heads(query, _cache_rows(kept[0]), _cache_rows(kept[1]))
+    states = Access.of(builder.input("encoder_states", ("b", "l", "d")), "b", "l", "d")
+    rows = []
+    for name, module, bias in _keys_and_values(spec):
+        fresh = _heads(builder, spec, module, states, "h", bias)
+        cache = builder.tensor(f"cross_{name}_cache", ("b", "h", "l", "e"), Role.KV_CACHE)
+        inputs = (fresh(Index.of("l"), Index.of("h"), Index.of("e")),)
+        builder.add(f"cross_keep_{name}", Kind.SCATTER, builder.access(cache), inputs, group="kv_cache")
+        builder.keep(cache)
+        rows.append(_cache_rows(cache))
+    return Heads(query, *rows)
+
+
+def _keys_and_values(spec: Attention) -> tuple[tuple[str, str, bool], ...]:
+    """(name, module, bias) of keys and values."""
+    key_bias = spec.qkv_bias if spec.key_bias is None else spec.key_bias
+    return (("key", spec.key, key_bias), ("value", spec.value, spec.qkv_bias))
+
+
+def _heads(
+    builder: LayerBuilder, spec: Attention, module: str, x: Access, heads: str, bias: bool
+) -> HeadRows:
+    return _plain_rows(builder.linear(Linear(f"{spec.path}.{module}", x, (heads, "e"), ("d",), bias)))
 
 
 def _project(builder: LayerBuilder, x: str, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
     inner, groups = builder.access(x), spec.groups_rank
     if spec.fused:
         return _project_fused(builder, inner, spec)
-    rows = []
-    for module, heads in ((spec.query, "h"), (spec.key, groups), (spec.value, groups)):
-        linear = Linear(f"{spec.path}.{module}", inner, (heads, "e"), ("d",), spec.qkv_bias)
-        rows.append(_plain_rows(builder.linear(linear)))
-    return rows[0], rows[1], rows[2]
+    query = _heads(builder, spec, spec.query, inner, "h", spec.qkv_bias)
+    key, value = (
+        _heads(builder, spec, module, inner, groups, bias) for _, module, bias in _keys_and_values(spec)
+    )
+    return query, key, value
 
 
 def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
@@ -118,7 +171,7 @@ def _plain_rows(tensor: str) -> HeadRows:
 
 
 def _rotate(builder: LayerBuilder, rows: HeadRows, heads: str, name: str, spec: Attention) -> HeadRows:
-    source = rows(_M, Index.of(heads), _E)
+    source = rows(Index.of("m"), Index.of(heads), Index.of("e"))
     rotated = builder.pointwise(
         f"rotate_{name}", f"{name}_rotated", (source,), "rotary",
         ranks=("b", "m", heads, "e"), group="attention",
@@ -128,7 +181,7 @@ def _rotate(builder: LayerBuilder, rows: HeadRows, heads: str, name: str, spec: 
 
 
 def _normalise_heads(builder: LayerBuilder, rows: HeadRows, heads: str, norm: Norm) -> HeadRows:
-    return _plain_rows(normalise(builder, rows(_M, Index.of(heads), _E), norm))
+    return _plain_rows(normalise(builder, rows(Index.of("m"), Index.of(heads), Index.of("e")), norm))
 
 
 def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -> HeadRows:
@@ -138,7 +191,7 @@ def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -
     operator's `kept_rows` are those that the cache still holds after the step.
     """
     cache, run, heads = f"{name}_cache", builder.run, spec.groups_rank
-    inputs = [rows(_M, Index.of(heads), _E)]
+    inputs = [rows(Index.of("m"), Index.of(heads), Index.of("e"))]
     if past := spec.n_past(run):
         builder.rank("p", past)
         earlier = builder.input(f"{name}_past", ("b", heads, "p", "e"), Role.KV_CACHE)
@@ -150,6 +203,10 @@ def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -
         parameters=((KEPT_ROWS, spec.n_kept(run)),),
     )  # fmt: skip
     builder.keep(cache)
+    return _cache_rows(cache)
+
+
+def _cache_rows(cache: str) -> HeadRows:
     return lambda token, head, channel: Access(cache, (Index.of("b"), head, token, channel))
 
 
@@ -160,84 +217,3 @@ def _mask(builder: LayerBuilder, spec: Attention) -> Mask | None:
     past = spec.n_past(builder.run)
     lower = None if spec.window is None else past - spec.window + 1
     return Mask("n", "m", upper=past, lower=lower)
-
-
-def _mix(builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows, spec: Attention) -> str:
-    """Softmax attention; returns mixed[b, m, h, f], f as e."""
-    builder.rank("f", spec.head_dim)
-    form = mix_in_one_pass if builder.run.attention == "one_pass" else mix_in_three_passes
-    return form(builder, query, key, value, spec)
-
-
-def mix_in_three_passes(
-    builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows, spec: Attention
-) -> str:
-    """Scores of all keys, their softmax, the mixed values: three traversals of n."""
-    mask, shared = _mask(builder, spec), _shared_head(spec)
-    square, row = ("b", "h", "m", "n"), ("b", "h", "m")
-    score = builder.contraction(
-        "score", "scores", square, (query(_M, _H, _E), key(_N, shared, _E)), "attention",
-        mask=mask, parameters=(("scale", spec.head_dim**-0.5),),
-    )  # fmt: skip
-    scores = builder.access(score)
-    top = builder.reduction("row_max", "maxima", row, (scores,), "max", group="attention", mask=mask)
-    inputs = (scores, builder.access(top))
-    raised = builder.pointwise("exponent", "exponents", inputs, "exp", group="attention", mask=mask)
-    exponents = builder.access(raised)
-    total = builder.reduction("row_sum", "sums", row, (exponents,), "sum", group="attention", mask=mask)
-    inputs = (exponents, builder.access(total))
-    shares = builder.access(
-        builder.pointwise("normalise", "shares", inputs, "div", group="attention", mask=mask)
-    )
-    factors = (shares, value(_N, shared, Index.of("f")))
-    return builder.contraction("mix", "mixed", ("b", "m", "h", "f"), factors, "attention", mask=mask)
-
-
-def mix_in_one_pass(
-    builder: LayerBuilder, query: HeadRows, key: HeadRows, value: HeadRows, spec: Attention
-) -> str:
-    """The cascade `attention_one_pass`: keys in tiles, maximum and sums run along."""
-    mask, sizes = (
-        _mask(builder, spec),
-        {rank: builder.size((rank,)) for rank in ("b", "h", "m", "n", "e", "f")},
-    )
-    tile = min(ONE_PASS_TILE, sizes["n"])
-    types = {"activation": builder.run.precision.activations, "state": builder.run.precision.accumulators}
-    cascade = load_cascade("attention_one_pass").bind(
-        {**sizes, "hkv": spec.n_kv_heads, "n0": tile}, types, skip_masked=mask is not None
-    )
-    for rank in ("n1", "n0"):
-        builder.rank(rank, cascade.size(rank))
-    rows = {"Q": query, "K": key, "V": value}
-
-    def mixed(token: Index, head: Index, channel: Index) -> Access:
-        return Access("mixed", (Index.of("b"), token, head, channel))
-
-    def access(there: Access) -> Access:
-        found = {**rows, "AV": mixed}.get(there.tensor)
-        if found is None:
-            return replace(there, tensor=word(there.tensor))
-        _, head, token, channel = there.indices
-        return found(token, head, channel)
-
-    for tensor in cascade.tensors:
-        if tensor.name == "AV":
-            builder.tensor("mixed", ("b", "m", "h", "f"), tensor.role, tensor.dtype)
-        elif tensor.name not in rows:
-            builder.tensor(word(tensor.name), tensor.ranks, tensor.role, tensor.dtype)
-    for operator in cascade.operators:
-        window = operator.mask and mask and replace(operator.mask, lower=mask.lower)
-        builder.append(
-            replace(
-                operator, name=word(operator.name), output=access(operator.output), group="attention",
-                inputs=tuple(map(access, operator.inputs)), mask=window or operator.mask,
-            )
-        )  # fmt: skip
-    return "mixed"
-
-
-def _shared_head(spec: Attention) -> Index:
-    """The head of keys and values that head h of the queries looks at."""
-    if spec.n_kv_heads == spec.n_heads:
-        return _H
-    return Index((IndexTerm("h", divisor=spec.n_heads // spec.n_kv_heads),))

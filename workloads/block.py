@@ -24,6 +24,8 @@ class Block:
     feed_forward_norm: Norm | None
     placement: Literal["pre", "post", "parallel"] = "pre"
     scales: tuple[str, str] | None = None  # modules that scale what attention and network add
+    cross: Attention | None = None  # attention to the encoder, between attention and network
+    cross_norm: Norm | None = None
 
     @property
     def keeps_cache(self) -> bool:
@@ -41,6 +43,11 @@ class Block:
         if self.scales:
             mixed = _scale(builder, self.scales[0], mixed)
         middle = residual(builder, "attention_residual", "x_mixed", x, mixed)
+        if self.cross:
+            assert self.cross_norm is not None
+            inner = normalise(builder, builder.access(middle), self.cross_norm)
+            crossed = attend(builder, inner, self.cross)
+            middle = residual(builder, "cross_residual", "x_crossed", middle, crossed)
         assert self.feed_forward_norm is not None
         inner = normalise(builder, builder.access(middle), self.feed_forward_norm)
         fed = _network(builder, inner, self.feed_forward)
@@ -61,6 +68,11 @@ def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
     mixed = attend(builder, x, block.attention)
     summed = residual(builder, "attention_residual", "x_mixed", x, mixed)
     middle = normalise(builder, builder.access(summed), block.attention_norm)
+    if block.cross:
+        assert block.cross_norm is not None
+        crossed = attend(builder, middle, block.cross)
+        summed = residual(builder, "cross_residual", "x_crossed", middle, crossed)
+        middle = normalise(builder, builder.access(summed), block.cross_norm)
     fed = _network(builder, middle, block.feed_forward)
     summed = residual(builder, "feed_forward_residual", "x_fed", middle, fed)
     return normalise(builder, builder.access(summed), block.feed_forward_norm)

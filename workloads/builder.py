@@ -128,11 +128,18 @@ class LayerBuilder:
         return self.input(word(f"{module}.{parameter}"), ranks, Role.WEIGHT)
 
     def parameter(
-        self, module: str, parameter: str, n_elements: int, tied_to: str = "", part: Part = "body"
+        self,
+        module: str,
+        parameter: str,
+        n_elements: int,
+        tied_to: str = "",
+        part: Part = "body",
+        *,
+        frozen: bool = False,
     ) -> None:
-        """Note a parameter of the base model, used by an operator or not."""
+        """Note a parameter of the base model, used by an operator or not; `frozen` is never trained."""
         path, dtype, adapters = self.full_path(module), self.run.precision.weights, self._adapters
-        trains = adapters.trains(path, parameter) if adapters else True
+        trains = not frozen and (adapters.trains(path, parameter) if adapters else True)
         self.parameters.append(
             Parameter(f"{path}.{parameter}", n_elements, dtype, Role.WEIGHT, trains, 1, tied_to, part)
         )

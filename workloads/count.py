@@ -168,7 +168,8 @@ def _cache_elements(graph: Graph) -> int:
         if graph.tensor_by_name[name].role not in (Role.KV_CACHE, Role.STATE):
             continue
         elements = graph.n_elements(name)
-        kept = dict(graph.producer[name].parameters).get(KEPT_ROWS)
+        writer = graph.producer.get(name)  # none: kept from an earlier step as it is
+        kept = dict(writer.parameters).get(KEPT_ROWS) if writer else None
         total += elements if kept is None else elements // graph.size("n") * int(kept)
     return total
 

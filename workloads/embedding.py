@@ -9,13 +9,22 @@ from tilewright.workloads.norms import Norm, normalise
 
 
 @dataclass(frozen=True, slots=True)
+class RelativeBias:
+    """A bias of the scores per head, from a table with a row per bucket of distances (T5)."""
+
+    module: str
+    n_buckets: int
+    n_heads: int
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """`table` has `vocab_size` rows; `positions`, if named, `n_positions` learned rows.
 
     Position p reads row p + `position_offset`. Rows of a `table_width` other than the model's go through
     the linear module `project`. Rows are multiplied by `scale`. `n_angles` rotary angles per position are
     computed by a matrix product where the reference does so. `token_types` is a second table of rows that
-    are added.
+    are added. `tied_to` names the parameter whose storage the table shares.
     """
 
     table: str
@@ -30,6 +39,12 @@ class Embedding:
     n_angles: int = 0
     token_types: str = ""
     n_token_types: int = 0
+    tied_to: str = ""
+    relative: RelativeBias | None = None
+
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the embedding of tokens[b, m]; returns x[b, m, d]."""
+        return embed(builder, self)
 
 
 def embed(builder: LayerBuilder, spec: Embedding) -> str:
@@ -40,10 +55,12 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
     builder.rank("v", spec.vocab_size)
     width = builder.rank("w", spec.table_width) if spec.project else "d"
     tokens = builder.input("tokens", ("b", "m"), Role.INDEX)
-    table = builder.weight(spec.table, "weight", ("v", width), part="table")
+    table = builder.weight(spec.table, "weight", ("v", width), spec.tied_to, part="table")
     rows = Access(table, (Index(), Index.of(width)))
     x = builder.gather(word(spec.table), "rows", ("b", "m", width), (builder.access(tokens), rows))
     x = builder.adapt_embedding(spec.table, tokens, x)
+    if spec.relative:
+        _score_bias(builder, spec.relative)
     if spec.n_angles and builder.run.lowering == "reference":
         _multiply_angles(builder, spec.n_angles)
     if spec.project:
@@ -86,3 +103,14 @@ def _multiply_angles(builder: LayerBuilder, n_angles: int) -> None:
     frequencies = builder.input("frequencies", ("o", "a"))
     inputs = (builder.access(positions), builder.access(frequencies))
     builder.keep(builder.contraction("rotary_angles", "angles", ("m", "a"), inputs, "bmm"))
+
+
+def _score_bias(builder: LayerBuilder, spec: RelativeBias) -> None:
+    """position_bias[h, m, n] for the blocks, from the buckets of the distances n - m."""
+    sizes = {"h": spec.n_heads, "k": spec.n_buckets, "n": builder.run.n_positions}
+    for rank, size in sizes.items():
+        builder.rank(rank, size)
+    buckets = builder.input("buckets", ("m", "n"), Role.INDEX)
+    table = builder.weight(spec.module, "weight", ("k", "h"))
+    inputs = (builder.access(buckets), Access(table, (Index(), Index.of("h"))))
+    builder.keep(builder.gather(word(spec.module), "position_bias", ("h", "m", "n"), inputs))

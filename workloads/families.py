@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.workloads import families_bert, families_gpt, families_llama, families_mamba, families_vit
+from tilewright.workloads import (
+    families_bert,
+    families_gpt,
+    families_llama,
+    families_mamba,
+    families_seq2seq,
+    families_vit,
+)
 from tilewright.workloads.family import Family
 
 FAMILIES: Mapping[str, Family[Any]] = {
@@ -12,6 +19,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
     **families_gpt.FAMILIES,
     **families_llama.FAMILIES,
     **families_mamba.FAMILIES,
+    **families_seq2seq.FAMILIES,
     **families_vit.FAMILIES,
 }
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from tilewright.dataflow.errors import InputError
 from tilewright.workloads.config import ConfigFile
 from tilewright.workloads.read import checked
-from tilewright.workloads.transformer import Transformer
+from tilewright.workloads.transformer import Model
 
 C = TypeVar("C", bound=ConfigFile)
 
@@ -20,9 +21,16 @@ class Family(Generic[C]):
     """
 
     config: type[C]
-    describe: Callable[[C, str], Transformer]
-    targets: Mapping[str, str]
+    describe: Callable[[C, str], Model]
+    targets: Mapping[str, str | tuple[str, ...]]
 
-    def read(self, values: Mapping[str, Any], source: str, task: str) -> Transformer:
-        """The model of a file. `task` overrides the task of the file if it is not empty."""
-        return self.describe(checked(self.config, values, source), task)
+    def read(self, values: Mapping[str, Any], source: str, task: str) -> Model:
+        """The model of a file. `task` overrides the task of the file if it is not empty.
+
+        Raises InputError for a wrong field, or a combination that the family cannot describe.
+        """
+        config = checked(self.config, values, source)
+        try:
+            return self.describe(config, task)
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None

@@ -41,6 +41,7 @@ class Head:
     stages: tuple[Stage, ...] = ()
     selects: Literal["each", "first"] = "each"
     adapts: bool = False  # "all-linear" includes it
+    input_scale: float = 1.0
 
 
 def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) -> str:
@@ -68,6 +69,12 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
         source, width = _pass(builder, source, stage, width, output), output
     if not head.module:
         return source.tensor
+    if head.input_scale != 1.0:
+        factor = (("scale", head.input_scale),)
+        scaled = builder.pointwise(
+            "scale_states", "scaled", (source,), "scale", group="head", parameters=factor
+        )
+        source = builder.access(scaled)
     builder.rank("v", head.n_outputs)
     if head.bias_owner:
         builder.parameter(head.bias_owner, "bias", head.n_outputs, part="head")

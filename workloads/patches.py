@@ -29,6 +29,10 @@ class PatchEmbedding:
     unused: tuple[tuple[str, int], ...] = ()
     norm: Norm | None = None
 
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the embedding of image[b, c, i, j]; returns x[b, m, d]."""
+        return embed_patches(builder, self)
+
     @property
     def side(self) -> int:
         """Patches along one side."""

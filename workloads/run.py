@@ -6,7 +6,7 @@ from typing import Literal
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.precision import Precision
 
-Phase = Literal["prefill", "decode"]
+Phase = Literal["prefill", "decode", "prefill:encoder"]
 Lowering = Literal["reference", "hardware"]
 Logits = Literal["all", "last"]
 AdapterMode = Literal["unmerged", "merged", "none"]
@@ -39,7 +39,8 @@ class Parameter:
 class Run:
     """One execution of a model: what is stated on top of the model and its adapter.
 
-    `seq` tokens are computed for each of `batch` sequences that hold `cache` tokens already.
+    `seq` tokens are computed for each of `batch` sequences that hold `cache` tokens already. A decoder that
+    looks at an encoder sees `encoder_seq` tokens of it.
     """
 
     phase: Phase
@@ -50,8 +51,9 @@ class Run:
     lowering: Lowering
     logits: Logits
     attention: AttentionForm = "three_pass"
+    encoder_seq: int = 0
 
     @property
-    def n_keys(self) -> int:
-        """Tokens that a query may look at when nothing is masked."""
+    def n_positions(self) -> int:
+        """Positions that the tokens held and computed take."""
         return self.cache + self.seq

@@ -1,17 +1,20 @@
-"""Lowering a transformer that is described by values to layer classes."""
+"""A transformer described by values: the way in, layers, the way out."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
-from typing import NoReturn, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from tilewright.dataflow.graph import Graph, LayerClass, Network
-from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
-from tilewright.workloads.embedding import Embedding, embed
-from tilewright.workloads.head import Head, finish
+from tilewright.workloads.builder import LayerBuilder
+from tilewright.workloads.head import Head
 from tilewright.workloads.norms import Norm
-from tilewright.workloads.patches import PatchEmbedding, embed_patches
-from tilewright.workloads.run import Parameter, Run
+from tilewright.workloads.run import Run
+
+
+class Entry(Protocol):
+    """The way in; a frozen value."""
+
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the operators that make x[b, m, d] of what the model is given; returns it."""
+        ...
 
 
 class Layer(Protocol):
@@ -28,6 +31,15 @@ class Layer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One stack in one run; `prefix` goes before the names of its layer classes."""
+
+    stack: "Transformer"
+    run: Run
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Transformer:
     """A stack of blocks between an embedding and a head.
 
@@ -37,7 +49,7 @@ class Transformer:
     model_type: str
     width: int
     path: str
-    embedding: Embedding | PatchEmbedding
+    embedding: Entry
     blocks: tuple[tuple[Layer, int], ...]
     final_norm: Norm | None
     head: Head | None
@@ -65,120 +77,66 @@ class Transformer:
     def n_layers(self) -> int:
         return sum(count for _, count in self.blocks)
 
+    def parts(self, run: Run) -> tuple[Part, ...]:
+        """What `run` executes."""
+        return (Part(self, run),)
 
-class AdapterPlan(Protocol):
-    """An adapter file that is checked against a model: knows which modules of which layers change."""
+    def all_parts(self, run: Run) -> tuple[Part, ...]:
+        """What holds parameters."""
+        return self.parts(run)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderDecoder:
+    """An encoder whose result the blocks of a decoder look at.
+
+    `shared` is (module, rows) of a table that both embeddings tie to. `encoder_tokens` is what an encoder of
+    sound always computes, from `encoder_frames`; None is as many as the text has.
+    """
+
+    model_type: str
+    encoder: Transformer
+    decoder: Transformer
+    shared: tuple[str, int] | None = None
+    encoder_tokens: int | None = None
+    encoder_frames: int = 0
 
     @property
-    def varies_by_layer(self) -> bool:
-        """Whether two layers with the same modules may be changed differently."""
-        ...
+    def width(self) -> int:
+        return self.decoder.width
 
-    def resolve(self, modules: tuple[Module, ...], layer: int | None) -> Adapters:
-        """What changes in one layer with these modules; equal and hashable for layers that change alike."""
-        ...
+    @property
+    def max_positions(self) -> int | None:
+        return self.decoder.max_positions
 
-    def refuse(self, modules: tuple[Module, ...]) -> NoReturn:
-        """Raise InputError because none of the model's modules is targeted."""
-        ...
+    @property
+    def decodes(self) -> bool:
+        return True
 
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return (*self.encoder.stacks, *self.decoder.stacks)
 
-Lowered = tuple[Network, tuple[Parameter, ...]]
-_Fill = Callable[[LayerBuilder], str]
+    def old_path(self, path: str) -> str:
+        return self.decoder.old_path(path)
 
+    def parts(self, run: Run) -> tuple[Part, ...]:
+        """The encoder runs in prefill only, alone in `prefill:encoder`."""
+        encoder = Part(self.encoder, _encoder_run(run), "encoder_")
+        decoder = Part(self.decoder, run, "decoder_")
+        match run.phase:
+            case "decode":
+                return (decoder,)
+            case "prefill:encoder":
+                return (encoder,)
+        return (encoder, decoder)
 
-def lower(model: Transformer, run: Run, plan: AdapterPlan | None) -> Lowered:
-    """The network of `model` in `run` and its parameters; layers that are equal are built once."""
-    network = _Lowering(model, run, plan)
-    network.emit("embed", "", lambda builder: _embed(builder, model))
-    first = 0
-    for block, count in model.blocks:
-        network.emit_blocks(block, first, count)
-        first += count
-    network.emit("head", "", lambda builder: _finish(builder, model))
-    if plan and not network.changed:
-        plan.refuse(tuple(network.modules))
-    return tuple(network.classes), tuple(network.parameters)
-
-
-def _embed(builder: LayerBuilder, model: Transformer) -> str:
-    if isinstance(model.embedding, PatchEmbedding):
-        return embed_patches(builder, model.embedding)
-    return embed(builder, model.embedding)
+    def all_parts(self, run: Run) -> tuple[Part, ...]:
+        return self.parts(replace(run, phase="prefill", cache=0))
 
 
-def _finish(builder: LayerBuilder, model: Transformer) -> str:
-    x = builder.input("x", ("b", "m", "d"))
-    return finish(builder, x, model.final_norm, model.head)
+Model = Transformer | EncoderDecoder
 
 
-class _Lowering:
-    """Collects the classes and parameters of a network; graphs of equal layers are shared."""
-
-    def __init__(self, model: Transformer, run: Run, plan: AdapterPlan | None) -> None:
-        self.classes: list[LayerClass] = []
-        self.parameters: list[Parameter] = []
-        self.modules: dict[Module, None] = {}  # in order of appearance
-        self.changed = False
-        self._model, self._run, self._plan = model, run, plan
-        self._built: dict[tuple[Layer, Adapters | None], LayerBuilder] = {}
-        self._graphs: dict[tuple[Layer, Adapters | None], Graph] = {}
-
-    def emit(self, name: str, path: str, fill: _Fill) -> None:
-        """Add a layer that stands alone."""
-        plan = self._plan
-        adapters = plan.resolve(self._modules(path, fill), None) if plan else None
-        builder = self._builder(name, path, adapters)
-        self._take(name, builder.build(fill(builder)), builder.parameters, 1)
-
-    def emit_blocks(self, block: Layer, first: int, count: int) -> None:
-        """Add a run of layers, split where an adapter changes them differently."""
-        path = f"{self._model.path}.*"
-
-        def fill(builder: LayerBuilder) -> str:
-            return block.fill(builder, builder.input("x", ("b", "m", "d")))
-
-        whole = count == self._model.n_layers
-        for adapters, start, n_layers in self._runs(path, fill, first, count):
-            name = "block" if whole and n_layers == count else f"block_{start}"
-            key = (block, adapters)
-            if key not in self._graphs:
-                builder = self._builder("block", path, adapters)
-                self._graphs[key], self._built[key] = builder.build(fill(builder)), builder
-            self._take(name, self._graphs[key], self._built[key].parameters, n_layers)
-
-    def _runs(
-        self, path: str, fill: _Fill, first: int, count: int
-    ) -> Iterator[tuple[Adapters | None, int, int]]:
-        """(what changes, first layer, how many) for runs of layers that change alike."""
-        if self._plan is None:
-            yield None, first, count
-            return
-        modules, plan = self._modules(path, fill), self._plan
-        if not plan.varies_by_layer:
-            yield plan.resolve(modules, first), first, count
-            return
-        start = first
-        for adapters, group in groupby(plan.resolve(modules, first + i) for i in range(count)):
-            n_layers = sum(1 for _ in group)
-            yield adapters, start, n_layers
-            start += n_layers
-
-    def _builder(self, name: str, path: str, adapters: Adapters | None) -> LayerBuilder:
-        run = self._run
-        builder = LayerBuilder(name, path, run, adapters)
-        self.changed |= adapters is not None and not adapters.is_empty
-        for rank, size in (("b", run.batch), ("m", run.seq), ("d", self._model.width)):
-            builder.rank(rank, size)
-        return builder
-
-    def _modules(self, path: str, fill: _Fill) -> tuple[Module, ...]:
-        """The modules that an adapter could target, found by building the bare layer."""
-        builder = self._builder("modules", path, None)
-        fill(builder)
-        self.modules.update(dict.fromkeys(builder.modules))
-        return tuple(builder.modules)
-
-    def _take(self, name: str, graph: Graph, parameters: list[Parameter], count: int) -> None:
-        self.classes.append(LayerClass(name, graph, count))
-        self.parameters.extend(times(parameters, count))
+def _encoder_run(run: Run) -> Run:
+    return replace(run, seq=run.encoder_seq, cache=0, encoder_seq=0, logits="all")

@@ -9,15 +9,12 @@ from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
 from tilewright.workloads.adapter import adapter_names, plan_adapter, read_adapter
 from tilewright.workloads.families import family_of
-from tilewright.workloads.patches import PatchEmbedding
+from tilewright.workloads.lowering import lower
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
-from tilewright.workloads.transformer import Transformer, lower
-
-MAX_TOKENS = 2**24
-MAX_IMAGE = 2**14
-DEFAULT_PREFILL_TOKENS = 512
+from tilewright.workloads.sizes import Sizes, fitted
+from tilewright.workloads.transformer import Model
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,7 @@ def load_workload(
     phase: str = "prefill",
     batch: int = 1,
     seq: int | None = None,
+    decoder_seq: int | None = None,
     cache: int | None = None,
     image: int | None = None,
     precision: Precision | Mapping[str, str] | None = None,
@@ -95,21 +93,19 @@ def load_workload(
     model: a preset, a config.json or its folder. adapter: a preset, an adapter_config.json or its
     folder; "unmerged" it runs beside the weights, "merged" it is folded into them, "none" leaves it out
     but for the task that it states. `seq` is the tokens computed per sequence (512 in prefill, 1 in
-    decode where not stated), `cache` those that are held before; a vision model takes the side of a square
-    `image` in pixels in their place (its own where not stated). `logits` is "last" in the hardware's
-    lowering and "all" in the reference's where not stated.
+    decode where not stated), `cache` those that are held before. An encoder-decoder takes the encoder's
+    tokens as `seq` and the decoder's as `decoder_seq` (128 in prefill, 1 in decode), one of sound the
+    decoder's as either. A vision model takes the side of a square `image` in pixels instead. `logits` is
+    "last" in the hardware's lowering of a decoder and else "all" where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
     values, source, model_name = _model_values(model)
     model_type, family = family_of(values, source)
     stated = read_adapter(adapter) if adapter is not None else None
     spec = family.read(values, source, stated.task if stated else "")
-    spec, seq = _with_image(spec, image, seq, source)
-    terms = _Terms(phase, batch, seq, cache or 0, lowering, logits, attention or "three_pass")
-    run = _run(terms, precision, spec.decodes)
-    _check_positions(spec, run, source)
-    if not spec.decodes and (run.cache or run.logits == "last"):
-        raise InputError(f"{source}: {model_type} is an encoder: no decode phase, no cache, all logits")
+    sizes = Sizes(batch, seq, decoder_seq, cache, image)
+    terms = _Terms(phase, lowering, logits, attention or "three_pass")
+    spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
     mode = cast(AdapterMode, adapter_mode if stated else "none")
     plan = plan_adapter(stated, spec, family.targets) if stated else None
@@ -145,64 +141,36 @@ def _model_values(model: str | Path) -> tuple[dict[str, Any], str, str]:
     return read_json(file), str(file), name
 
 
-def _with_image(
-    model: Transformer, image: int | None, seq: int | None, source: str
-) -> tuple[Transformer, int | None]:
-    """The model for an image of the stated size, and the tokens that it becomes."""
-    patches = model.embedding
-    if not isinstance(patches, PatchEmbedding):
-        if image is not None:
-            raise InputError(f"{source}: {model.model_type} takes tokens (seq), no image")
-        return model, seq
-    if seq is not None:
-        raise InputError(f"{source}: {model.model_type} takes an image, no seq")
-    side = patches.image if image is None else image
-    if not isinstance(side, int) or isinstance(side, bool) or not patches.patch <= side <= MAX_IMAGE:
-        raise InputError(f"image must be an integer in {patches.patch}..{MAX_IMAGE}, got {side!r}")
-    patches = replace(patches, image=side)
-    return replace(model, embedding=patches), patches.n_tokens
-
-
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """What a caller states of a run, not checked yet."""
+    """What a caller states of a run besides sizes, not checked yet."""
 
     phase: str
-    batch: int
-    seq: int | None
-    cache: int
     lowering: str
     logits: str | None
     attention: str
 
 
-def _run(terms: _Terms, precision: Precision | Mapping[str, str] | None, decodes: bool) -> Run:
-    """The checked run. Raises InputError that names the term, its limit and its value."""
-    logits = terms.logits or ("last" if terms.lowering == "hardware" and decodes else "all")
+def _run(model: Model, terms: _Terms, sizes: Sizes, precision: Precision, source: str) -> tuple[Model, Run]:
+    """The model at the sizes stated, and the checked run.
+
+    Raises InputError that names the term, its limit and its value.
+    """
+    default = "last" if terms.lowering == "hardware" and model.decodes else "all"
+    logits = terms.logits or default
     _check_choice("phase", terms.phase, get_args(Phase))
     _check_choice("lowering", terms.lowering, get_args(Lowering))
     _check_choice("logits", logits, get_args(Logits))
     _check_choice("attention", terms.attention, get_args(AttentionForm))
-    seq = terms.seq
-    if seq is None:
-        seq = 1 if terms.phase == "decode" else DEFAULT_PREFILL_TOKENS
-    for field, number, least in (("batch", terms.batch, 1), ("seq", seq, 1), ("cache", terms.cache, 0)):
-        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= MAX_TOKENS:
-            raise InputError(f"{field} must be an integer in {least}..{MAX_TOKENS}, got {number!r}")
-    if terms.phase == "decode" and terms.cache == 0:
-        raise InputError("phase decode needs cache > 0: the tokens that are held before the step")
-    return Run(
-        cast(Phase, terms.phase), terms.batch, seq, terms.cache, Precision.of(precision),
-        cast(Lowering, terms.lowering), cast(Logits, logits), cast(AttentionForm, terms.attention),
+    phase = cast(Phase, terms.phase)
+    model, seq, encoder_seq = fitted(model, phase, sizes, source)
+    if not model.decodes and logits == "last":
+        raise InputError(f"{source}: logits 'last': {model.model_type} is an encoder, all its tokens count")
+    run = Run(
+        phase, sizes.batch, seq, sizes.cache or 0, precision, cast(Lowering, terms.lowering),
+        cast(Logits, logits), cast(AttentionForm, terms.attention), encoder_seq,
     )  # fmt: skip
-
-
-def _check_positions(model: Transformer, run: Run, source: str) -> None:
-    if model.max_positions is not None and run.n_keys > model.max_positions:
-        raise InputError(
-            f"{source}: cache {run.cache} + seq {run.seq} exceed the {model.max_positions} positions"
-            " of the model"
-        )
+    return model, run
 
 
 def _check_choice(field: str, value: str, known: tuple[str, ...]) -> None:

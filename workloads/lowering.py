@@ -1,0 +1,151 @@
+"""Lowering a described model to layer classes and parameters."""
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import NoReturn, Protocol
+
+from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
+from tilewright.workloads.head import finish
+from tilewright.workloads.run import Parameter, Run
+from tilewright.workloads.transformer import EncoderDecoder, Layer, Model, Part, Transformer
+
+
+class AdapterPlan(Protocol):
+    """An adapter file that is checked against a model: knows which modules of which layers change."""
+
+    @property
+    def varies_by_layer(self) -> bool:
+        """Whether two layers with the same modules may be changed differently."""
+        ...
+
+    def resolve(self, modules: tuple[Module, ...], layer: int | None) -> Adapters:
+        """What changes in one layer with these modules; equal and hashable for layers that change alike."""
+        ...
+
+    def refuse(self, modules: tuple[Module, ...]) -> NoReturn:
+        """Raise InputError because none of the model's modules is targeted."""
+        ...
+
+
+Lowered = tuple[Network, tuple[Parameter, ...]]
+_Fill = Callable[[LayerBuilder], str]
+_Built = dict[tuple[Layer, Adapters | None], tuple[Graph, list[Parameter]]]
+
+
+def lower(model: Model, run: Run, plan: AdapterPlan | None) -> Lowered:
+    """The network of `model` in `run` and its parameters; layers that are equal are built once.
+
+    Parameters are those of the whole model, whatever part of it runs.
+    """
+    whole = _lower_parts(model.all_parts(run), plan)
+    if isinstance(model, EncoderDecoder) and model.shared:
+        _share(whole, model, run)
+    if plan and not whole.changed:
+        plan.refuse(tuple(whole.modules))
+    parts = model.parts(run)
+    executed = whole if parts == model.all_parts(run) else _lower_parts(parts, plan)
+    return tuple(executed.classes), tuple(whole.parameters)
+
+
+def _lower_parts(parts: tuple[Part, ...], plan: AdapterPlan | None) -> "_Lowering":
+    lowering = _Lowering(plan)
+    for part in parts:
+        lowering.add(part)
+    return lowering
+
+
+def _share(lowering: "_Lowering", model: EncoderDecoder, run: Run) -> None:
+    """Note the table that both embeddings tie to."""
+    assert model.shared is not None
+    module, n_rows = model.shared
+    plan = lowering.plan
+    builder = LayerBuilder("shared", "", run, plan.resolve((), None) if plan else None)
+    builder.parameter(module, "weight", n_rows * model.width, part="table")
+    lowering.parameters[:0] = builder.parameters
+
+
+class _Lowering:
+    """Collects the classes and parameters of a network; graphs of equal layers are shared."""
+
+    def __init__(self, plan: AdapterPlan | None) -> None:
+        self.classes: list[LayerClass] = []
+        self.parameters: list[Parameter] = []
+        self.modules: dict[Module, None] = {}  # in order of appearance
+        self.changed = False
+        self.plan = plan
+
+    def add(self, part: Part) -> None:
+        """Add one stack: its way in, its layers, its way out."""
+        stack = part.stack
+        self._emit(part, "embed", stack.embedding.fill)
+        built: _Built = {}
+        first = 0
+        for layer, count in stack.blocks:
+            self._emit_layers(part, layer, first, count, built)
+            first += count
+        if stack.final_norm or stack.head:
+            self._emit(part, "head", lambda builder: _finish(builder, stack))
+
+    def _emit(self, part: Part, name: str, fill: _Fill) -> None:
+        """Add a layer that stands alone."""
+        plan = self.plan
+        adapters = plan.resolve(self._modules(part, "", fill), None) if plan else None
+        builder = self._builder(part, name, "", adapters)
+        self._take(part.prefix + name, builder.build(fill(builder)), builder.parameters, 1)
+
+    def _emit_layers(self, part: Part, layer: Layer, first: int, count: int, built: _Built) -> None:
+        """Add a run of layers, split where an adapter changes them differently."""
+        path = f"{part.stack.path}.*"
+
+        def fill(builder: LayerBuilder) -> str:
+            return layer.fill(builder, builder.input("x", ("b", "m", "d")))
+
+        whole = count == part.stack.n_layers
+        for adapters, start, n_layers in self._runs(part, path, fill, first, count):
+            name = "block" if whole and n_layers == count else f"block_{start}"
+            key = (layer, adapters)
+            if key not in built:
+                builder = self._builder(part, "block", path, adapters)
+                built[key] = (builder.build(fill(builder)), builder.parameters)
+            self._take(part.prefix + name, *built[key], n_layers)
+
+    def _runs(
+        self, part: Part, path: str, fill: _Fill, first: int, count: int
+    ) -> Iterator[tuple[Adapters | None, int, int]]:
+        """(what changes, first layer, how many) for runs of layers that change alike."""
+        if self.plan is None:
+            yield None, first, count
+            return
+        modules, plan = self._modules(part, path, fill), self.plan
+        if not plan.varies_by_layer:
+            yield plan.resolve(modules, first), first, count
+            return
+        start = first
+        for adapters, group in groupby(plan.resolve(modules, first + i) for i in range(count)):
+            n_layers = sum(1 for _ in group)
+            yield adapters, start, n_layers
+            start += n_layers
+
+    def _builder(self, part: Part, name: str, path: str, adapters: Adapters | None) -> LayerBuilder:
+        run = part.run
+        builder = LayerBuilder(name, path, run, adapters)
+        self.changed |= adapters is not None and not adapters.is_empty
+        for rank, size in (("b", run.batch), ("m", run.seq), ("d", part.stack.width)):
+            builder.rank(rank, size)
+        return builder
+
+    def _modules(self, part: Part, path: str, fill: _Fill) -> tuple[Module, ...]:
+        """The modules that an adapter could target, found by building the bare layer."""
+        builder = self._builder(part, "modules", path, None)
+        fill(builder)
+        self.modules.update(dict.fromkeys(builder.modules))
+        return tuple(builder.modules)
+
+    def _take(self, name: str, graph: Graph, parameters: list[Parameter], count: int) -> None:
+        self.classes.append(LayerClass(name, graph, count))
+        self.parameters.extend(times(parameters, count))
+
+
+def _finish(builder: LayerBuilder, stack: Transformer) -> str:
+    return finish(builder, builder.input("x", ("b", "m", "d")), stack.final_norm, stack.head)

@@ -1,0 +1,111 @@
+"""How many tokens a run computes, from what is stated and what the model is."""
+
+from dataclasses import dataclass, replace
+
+from tilewright.dataflow.errors import InputError
+from tilewright.workloads.patches import PatchEmbedding
+from tilewright.workloads.run import Phase
+from tilewright.workloads.transformer import EncoderDecoder, Model, Transformer
+
+MAX_TOKENS = 2**24
+MAX_IMAGE = 2**14
+DEFAULT_TOKENS = 512
+DEFAULT_DECODER_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a caller states; None is the model's default."""
+
+    batch: int
+    seq: int | None
+    decoder_seq: int | None
+    cache: int | None
+    image: int | None
+
+
+def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model, int, int]:
+    """The model for the image stated, its tokens, and the tokens of its encoder (0: none).
+
+    Raises InputError for a size that is out of bounds, that the model does not take, or that its
+    positions do not hold.
+    """
+    _check("batch", sizes.batch, 1)
+    for name, number, least in (
+        ("seq", sizes.seq, 1), ("decoder_seq", sizes.decoder_seq, 1), ("cache", sizes.cache, 0),
+    ):  # fmt: skip
+        if number is not None:
+            _check(name, number, least)
+    cache = sizes.cache or 0
+    if phase == "decode" and model.decodes and not cache:
+        raise InputError("phase decode needs cache > 0: the tokens that are held before the step")
+    if not model.decodes and (phase == "decode" or cache):
+        raise InputError(f"{source}: {model.model_type} is an encoder: it has no decode phase and no cache")
+    if phase == "prefill:encoder" and not isinstance(model, EncoderDecoder):
+        raise InputError(
+            f"{source}: phase 'prefill:encoder': {model.model_type} has no encoder beside a decoder"
+        )
+    if isinstance(model, EncoderDecoder):
+        return model, *_of_pair(model, phase, sizes, source)
+    if sizes.decoder_seq is not None:
+        raise InputError(f"{source}: {model.model_type} has no decoder beside an encoder (decoder_seq)")
+    if isinstance(model.embedding, PatchEmbedding):
+        model, seq = _of_image(model, model.embedding, sizes, source)
+        return model, seq, 0
+    if sizes.image is not None:
+        raise InputError(f"{source}: {model.model_type} takes tokens (seq), no image")
+    seq = sizes.seq or (1 if phase == "decode" else _default(model, DEFAULT_TOKENS, cache))
+    _check_positions(model, seq, cache, source)
+    return model, seq, 0
+
+
+def _of_pair(model: EncoderDecoder, phase: Phase, sizes: Sizes, source: str) -> tuple[int, int]:
+    """Tokens of the decoder and of the encoder; the encoder of sound always has the same number."""
+    if sizes.image is not None:
+        raise InputError(f"{source}: {model.model_type} takes tokens (seq), no image")
+    seq, encoder_seq, frames = sizes.decoder_seq, model.encoder_tokens, model.encoder_frames
+    if encoder_seq is None:
+        encoder_seq = sizes.seq or _default(model.encoder, DEFAULT_TOKENS, 0)
+    elif phase == "prefill:encoder":
+        if sizes.seq not in (None, frames):
+            raise InputError(f"{source}: the encoder takes {frames} frames, got seq {sizes.seq}")
+    elif sizes.seq is not None and seq not in (None, sizes.seq):
+        raise InputError(f"{source}: seq {sizes.seq} and decoder_seq {seq}: both are the decoder's tokens")
+    else:
+        seq = sizes.seq
+    if seq is None:
+        default = _default(model.decoder, DEFAULT_DECODER_TOKENS, sizes.cache or 0)
+        seq = 1 if phase == "decode" else default
+    _check_positions(model.encoder, encoder_seq, 0, source)
+    _check_positions(model.decoder, seq, sizes.cache or 0, source)
+    return seq, encoder_seq
+
+
+def _of_image(
+    model: Transformer, patches: PatchEmbedding, sizes: Sizes, source: str
+) -> tuple[Transformer, int]:
+    """The model for an image of the stated side, and the tokens that it becomes."""
+    if sizes.seq is not None:
+        raise InputError(f"{source}: {model.model_type} takes an image, no seq")
+    side = patches.image if sizes.image is None else sizes.image
+    if not isinstance(side, int) or isinstance(side, bool) or not patches.patch <= side <= MAX_IMAGE:
+        raise InputError(f"image must be an integer in {patches.patch}..{MAX_IMAGE}, got {side!r}")
+    patches = replace(patches, image=side)
+    return replace(model, embedding=patches), patches.n_tokens
+
+
+def _check(name: str, number: int, least: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= MAX_TOKENS:
+        raise InputError(f"{name} must be an integer in {least}..{MAX_TOKENS}, got {number!r}")
+
+
+def _default(model: Transformer, n_tokens: int, cache: int) -> int:
+    """`n_tokens`, or as many as the model has positions for."""
+    return n_tokens if model.max_positions is None else max(1, min(n_tokens, model.max_positions - cache))
+
+
+def _check_positions(model: Transformer, seq: int, cache: int, source: str) -> None:
+    if model.max_positions is not None and seq + cache > model.max_positions:
+        raise InputError(
+            f"{source}: cache {cache} + seq {seq} exceed the {model.max_positions} positions of the model"
+        )
