@@ -11,6 +11,8 @@ from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.passes import PassError, concat_graphs, rename_graph
 from tilewright.dataflow.passes_adapters import has_adapters, merge_adapters
 from tilewright.dataflow.tensor import Role
+from tilewright.workloads.run import Lowering
+from tilewright.workloads.workload import load_workload
 
 HEAD = """ranks t, o, i, r
 in  X[t,i], Z[t,i], W[o,i] : weight, A[r,i] : adapter, B[o,r] : adapter, L[o] : adapter, C[o] : weight
@@ -126,3 +128,14 @@ def test_an_adapter_that_cannot_be_merged_is_refused_by_name(text: str, message:
     with pytest.raises(PassError) as caught:
         merge_adapters(_bound(text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("lowering", ["reference", "hardware"])
+@pytest.mark.parametrize("preset", ["lora:r=16,targets=q+k+v+o", "lora:r=4,targets=all,bias=lora_only"])
+def test_a_model_with_its_adapter_merged_is_the_model(preset: str, lowering: Lowering) -> None:
+    adapted = load_workload("gpt2", adapter=preset, lowering=lowering)
+    plain = load_workload("gpt2", lowering=lowering)
+    assert any(has_adapters(layer.graph) for layer in adapted.network)
+    assert [merge_adapters(layer.graph) for layer in adapted.network] == [
+        layer.graph for layer in plain.network
+    ]

@@ -10,7 +10,7 @@ from tilewright.dataflow.cascade import load_cascade, parse_cascade
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask, Operator
 from tilewright.dataflow.passes_traffic import Traffic, compulsory_traffic_bytes
-from tilewright.dataflow.tensor import Role, Tensor
+from tilewright.dataflow.tensor import Profile, Role, Tensor
 
 
 def _reads(size: int, rank_size: int, indices: list[Index], mask: Mask | None = None) -> Graph:
@@ -142,3 +142,11 @@ def test_compulsory_traffic_is_at_most_the_live_tensors(graph: Graph) -> None:
     read = {access.tensor for operator in graph.operators for access in operator.inputs}
     assert found.read_bytes == sum(graph.n_bytes(name) for name in graph.inputs if name in read)
     assert found.write_bytes == sum(graph.n_bytes(name) for name in graph.outputs)
+
+
+def test_a_rank_of_varying_size_counts_all_its_instances() -> None:
+    ragged = Profile(((2, 3), (5, 1)))
+    tensors = (Tensor("x", ("m",), "int8", Role.ACTIVATION), Tensor("y", ("m",), "int8", Role.ACTIVATION))
+    copy = Operator("copy", Kind.POINTWISE, Access.of("y", "m"), (Access.of("x", "m"),))
+    graph = Graph("g", (("m", ragged),), tensors, (copy,), ("x",), ("y",))
+    assert compulsory_traffic_bytes(graph) == Traffic(2 * 3 + 5, 2 * 3 + 5)
