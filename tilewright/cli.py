@@ -196,8 +196,7 @@ def codesign(
 
     Example: tilewright codesign examples/gpt2_medium_lora.yaml --out out/gpt2
     """
-    from tilewright import jobs
-    from tilewright import tables
+    from tilewright import jobs, tables
     from tilewright.files import StudyFile
 
     answer = jobs.run(
@@ -260,8 +259,7 @@ def report(
 
     Example: tilewright report out/gpt2_medium_lora
     """
-    from tilewright import jobs
-    from tilewright import tables
+    from tilewright import jobs, tables
 
     answer = jobs.draw(folder, out or folder)
     _emit(answer, as_json, lambda: tables.files(answer))

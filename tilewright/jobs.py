@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.dataflow.errors import InputError
 from tilewright.files import StudyFile
+from tilewright.hls_templates.verify import verify
 from tilewright.runs import Run
 from tilewright.search.front import Front, Fronts, write_tables, write_whole
 from tilewright.search.run import run_study
@@ -114,9 +115,8 @@ def _generate(chosen: Sequence[_Chosen], workloads: Sequence[Workload], out: Pat
         return []
     entry = next((entry for entry in knees if entry.device_class == "fpga"), knees[0])
     folder = out / entry.folder / HLS_FOLDER
-    run_ = Run(workloads[0], entry.design)
-    run_.generate(folder)
-    return run_.verify(folder, "all")
+    Run(workloads[0], entry.design).generate(folder)
+    return [check.to_dict() for check in verify(folder)]
 
 
 def _check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -202,8 +202,8 @@ def _stored_checks(folder: Path) -> list[dict[str, Any]]:
     file = folder / "checks.json"
     if not file.is_file():
         return []
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return list(content["checks"])
+    checks: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return checks
 
 
 def _errors_of(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tilewright.dataflow.errors import InputError
 from tilewright.files import DesignFile, WorkloadFile, problem_line, read_text
 from tilewright.hierarchy import declared_architecture
+from tilewright.sim.architecture import Dram
 from tilewright.sim.design import Design
 from tilewright.sim.device import device_named
 from tilewright.sim.template import template_named
@@ -61,6 +62,51 @@ class Run:
         template = template_named(self.design.template)
         device = device_named(self.design.device)
         return template.build(template.space(device).complete(self.design.parameters), device)
+
+    def write_trace(self, file: Path) -> None:
+        """Write a Chrome/Perfetto timeline: one process for each layer class, a track for each component."""
+        from tilewright.sim.engine import compile_program
+        from tilewright.sim.memory import service_table
+        from tilewright.sim.timeline import write_timeline
+
+        architecture = self.built()
+        (dram,) = architecture.of_kind(Dram)
+        memory = service_table(dram.config, dram.channels, architecture.clock_mhz)
+        template = template_named(self.design.template)
+        layers = []
+        for layer in self.workload.network:
+            program = template.schedule(layer.graph, architecture, self.design.objective)
+            tasks = compile_program(program, architecture, memory)
+            layers.append((f"{layer.name} (1 of {layer.count})", tasks))
+        write_timeline(file, layers)
+
+    def generate(self, folder: Path) -> dict[str, Any]:
+        """Write the HLS project of the layer class that has most of the work.
+
+        Returns {"files": paths, "not_covered": stages that the kernel leaves out, with the reason}.
+        """
+        from tilewright.hls_templates.project import generate
+
+        architecture = self.built()
+        layer = max(
+            self.workload.network,
+            key=lambda layer: layer.count * sum(layer.graph.macs(op) for op in layer.graph.operators),
+        )
+        program = template_named(self.design.template).schedule(
+            layer.graph, architecture, self.design.objective
+        )
+        report = self.simulate("tile")
+        figures = {
+            "latency of the workload": f"{report.latency_ms:.5g} ms",
+            "energy of the workload": f"{report.energy_pj * 1e-9:.5g} mJ",
+            "area": f"{_area(report):.5g} " + ("mm2" if report.area.mm2 is not None else "of the device"),
+        }
+        title = f"{self.workload.name}, layer {layer.name}"
+        project = generate(program, architecture, folder, title=title, figures=figures)
+        return {
+            "files": [str(project.folder / name) for name in project.files],
+            "not_covered": [f"{left.stage}: {left.reason}" for left in project.uncovered],
+        }
 
     def explain(self, report: "Report") -> list[dict[str, Any]]:
         """What the next larger value of each ordered parameter changes, as fractions of `report`."""

@@ -78,7 +78,7 @@ def copy_workloads(study: StudyFile, out: Path) -> tuple[str, ...]:
         fields["name"] = entry.name or f"workload{position + 1}"
         for key in ("model", "adapter"):
             if key in fields and (study.folder / fields[key]).exists():
-                fields[key] = _copied(study.folder / fields[key], out)
+                fields[key] = _copied(study.folder, fields[key], out)
         file = out / WORKLOADS_FOLDER / f"{_file_name(fields['name'])}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
@@ -94,9 +94,10 @@ def _file_name(name: str) -> str:
     return plain.lstrip(".") or "_"
 
 
-def _copied(source: Path, out: Path) -> str:
+def _copied(folder: Path, stated: str, out: Path) -> str:
     """Copy a config file (or the JSON files of a folder) below `out`; the path from a workload's file."""
-    digest = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
+    source = folder / stated
+    digest = hashlib.sha256(stated.encode()).hexdigest()[:8]
     name = f"{_file_name(source.stem if source.is_file() else source.name)}-{digest}"
     target = out / MODELS_FOLDER / name
     target.mkdir(parents=True, exist_ok=True)
