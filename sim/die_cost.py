@@ -28,7 +28,7 @@ def die_cost_usd(area_mm2: float, node_nm: int) -> float:
     n_dies = pi * diameter_mm**2 / (4 * area_mm2) - pi * diameter_mm / sqrt(2 * area_mm2)
     if n_dies < 1:
         raise InputError(f"a die of {area_mm2:.6g} mm2 does not fit on a wafer of {diameter_mm:g} mm")
-    yield_fraction = (1 + area_mm2 * table[node_nm, "defect_density"] / cluster) ** -cluster
+    yield_fraction = float((1 + area_mm2 * table[node_nm, "defect_density"] / cluster) ** -cluster)
     return table[node_nm, "wafer"] / (n_dies * yield_fraction)
 
 
