@@ -38,6 +38,18 @@ class Graph:
     def __post_init__(self) -> None:
         _check(self)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Taken once: it walks the whole graph, and graphs are the keys of many tables."""
+        return hash((self.name, self.rank_sizes, self.tensors, self.operators, self.inputs, self.outputs))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the hash, which another process would compute differently."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
     @cached_property
     def ranks(self) -> Mapping[str, int | Profile]:
         return dict(self.rank_sizes)

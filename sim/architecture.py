@@ -124,6 +124,18 @@ class Architecture:
     def __post_init__(self) -> None:
         _check(self)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Taken once: architectures are the keys of many tables."""
+        return hash((self.name, self.device, self.clock_mhz, self.components, self.slots, self.parameters))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the hash, which another process would compute differently."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
     @cached_property
     def component_by_name(self) -> Mapping[str, Component]:
         return {component.name: component for component in self.components}
