@@ -7,6 +7,7 @@ once). Layers run one after another, so their bounds add up. No mapping's result
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import floor, prod
 
 from tilewright.dataflow.graph import Graph, Network
@@ -149,21 +150,9 @@ def product_cycles(array: MatrixArray, product: Product) -> float:
     return product.batch * best
 
 
-_WORK: dict[int, tuple[Graph, LayerWork]] = {}
-_MAX_KEPT = 256
-
-
+@lru_cache(maxsize=256)
 def layer_work(graph: Graph) -> LayerWork:
-    """The work of a graph, remembered by the graph's identity (a hash of a graph walks all of it)."""
-    kept = _WORK.get(id(graph))
-    if kept is None or kept[0] is not graph:
-        if len(_WORK) >= _MAX_KEPT:
-            _WORK.clear()
-        kept = _WORK[id(graph)] = graph, _layer_work(graph)
-    return kept[1]
-
-
-def _layer_work(graph: Graph) -> LayerWork:
+    """The work of a graph."""
     products = tuple(_product(graph, operator) for operator in graph.operators if is_gemm(operator))
     evaluations: dict[str, int] = {}
     for function, n in _evaluations(graph):

@@ -1,6 +1,5 @@
 """One evaluation end to end: a network on a design, to a report."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -150,42 +149,13 @@ def run_layer(
     return LayerRun(program, timing, count_actions(program, architecture))
 
 
-_GRAPHS: dict[Graph, Graph] = {}
-_GRAPH_BY_ID: dict[int, tuple[Graph, Graph]] = {}
-_RESULTS: OrderedDict[tuple[int, Architecture, str, str, str], LayerResult] = OrderedDict()
-_MAX_GRAPHS = 256
-_MAX_RESULTS = 1024
-
-
+@lru_cache(maxsize=1024)
 def layer_result(
     graph: Graph, architecture: Architecture, device: Device, template: str, objective: str, table: str
 ) -> LayerResult:
     """The result of one layer; equal layers on equal architectures are simulated once per process."""
-    key = (id(_canonical(graph)), architecture, template, objective, table)
-    if (kept := _RESULTS.get(key)) is not None:
-        _RESULTS.move_to_end(key)
-        return kept
-    found = _layer_result(
-        graph, run_layer(graph, architecture, template, objective), architecture, device, table
-    )
-    _RESULTS[key] = found
-    if len(_RESULTS) > _MAX_RESULTS:
-        _RESULTS.popitem(last=False)
-    return found
-
-
-def _canonical(graph: Graph) -> Graph:
-    """One object for all equal graphs; a graph's hash, which walks all of it, is taken once per object."""
-    kept = _GRAPH_BY_ID.get(id(graph))
-    if kept is not None and kept[0] is graph:
-        return kept[1]
-    if len(_GRAPHS) >= _MAX_GRAPHS or len(_GRAPH_BY_ID) >= 4 * _MAX_GRAPHS:
-        _GRAPHS.clear()
-        _GRAPH_BY_ID.clear()
-        _RESULTS.clear()  # its keys are identities of the graphs that are let go
-    found = _GRAPHS.setdefault(graph, graph)
-    _GRAPH_BY_ID[id(graph)] = graph, found
-    return found
+    layer = run_layer(graph, architecture, template, objective)
+    return _layer_result(graph, layer, architecture, device, table)
 
 
 def _layer_result(

@@ -1,6 +1,5 @@
 """The mapper: tiles, loop order, residency and orientation of one contraction, chosen by closed form."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +16,8 @@ _ORDERS: tuple[Order, ...] = ("mnk", "nmk")
 _RESIDENCIES: tuple[Residency, ...] = ("stream", "panel", "whole")
 
 
-def tile_candidates(sizes: Sequence[int], quantum: int, limit: int = MAX_CANDIDATES) -> tuple[int, ...]:
+@lru_cache(maxsize=4096)
+def tile_candidates(sizes: tuple[int, ...], quantum: int, limit: int = MAX_CANDIDATES) -> tuple[int, ...]:
     """Tiles of ranks with `sizes` (outermost first) worth trying, ascending, all of them included.
 
     A tile takes inner ranks whole and cuts one rank; of the tiles with equal trip counts only the smallest

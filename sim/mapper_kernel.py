@@ -24,6 +24,7 @@ A_PORT, B_PORT, C_PORT, DRAM_PJ, BUFFER_PJ, STATIC_PJ, VECTOR_CYCLES, COMPUTED =
 CONFIGURATIONS = np.array(
     [[0, 1, 0], [0, 0, 0], [1, 0, 1], [0, 1, 2], [1, 2, 1], [0, 2, 2], [1, 0, 0]], dtype=np.int64
 )
+STREAM, PANEL, WHOLE = 0, 1, 2
 #: Mappings whose cost differs by less than this share count as equally good, and the other measure decides.
 SLACK = 0.01
 OBJECTIVE_CODE = {"latency": 0, "energy": 1, "edp": 2}
@@ -67,22 +68,28 @@ def gemm_compute_cycles(
     code, count, overlap = sizes[STATIONARITY], sizes[COUNT], sizes[OVERLAP]
     total = 0
     for last_m in range(2):
-        n_m = 1 if last_m else -(-m // m_tile) - 1
-        size_m = m - (-(-m // m_tile) - 1) * m_tile if last_m else m_tile
+        n_m, size_m = m // m_tile, m_tile
+        if last_m:
+            n_m, size_m = 1, m % m_tile
+        if n_m == 0 or size_m == 0:
+            continue
         for last_n in range(2):
-            n_n = 1 if last_n else -(-n // n_tile) - 1
-            size_n = n - (-(-n // n_tile) - 1) * n_tile if last_n else n_tile
+            n_n, size_n = n // n_tile, n_tile
+            if last_n:
+                n_n, size_n = 1, n % n_tile
+            if n_n == 0 or size_n == 0:
+                continue
             for last_k in range(2):
-                n_k = 1 if last_k else -(-k // k_tile) - 1
-                size_k = k - (-(-k // k_tile) - 1) * k_tile if last_k else k_tile
-                n_leaves = n_m * n_n * n_k
-                if n_leaves == 0:
+                n_k, size_k = k // k_tile, k_tile
+                if last_k:
+                    n_k, size_k = 1, k % k_tile
+                if n_k == 0 or size_k == 0:
                     continue
                 if transposed:
                     cycles = array_cycles(size_n, size_m, size_k, rows, cols, code, count, overlap)
                 else:
                     cycles = array_cycles(size_m, size_n, size_k, rows, cols, code, count, overlap)
-                total += n_leaves * cycles
+                total += n_m * n_n * n_k * cycles
     return total
 
 
@@ -90,30 +97,34 @@ def gemm_compute_cycles(
 def edge_elements(
     m: int, n: int, k: int, m_tile: int, n_tile: int, k_tile: int, sizes: IntArray, transposed: int
 ) -> tuple[float, float, float]:
-    """Elements of A, B and C that pass between buffers and array, per full tile and scaled up."""
+    """Elements of A, B and C that pass between buffers and array over a whole product.
+
+    As `sim.arrays.streamed_elements` has it for a full tile, times the tiles.
+    """
     rows, cols, code, count = sizes[ROWS], sizes[COLS], sizes[STATIONARITY], sizes[COUNT]
     tm, tn = (n_tile, m_tile) if transposed else (m_tile, n_tile)
-    along_n = min(count, -(-tn // cols))
-    along_m = max(1, count // along_n)
-    folds_n = -(-tn // (cols * along_n))
-    folds_m = -(-tm // ((rows if code == 0 else cols) * along_m))
+    n_widths, n_heights = -(-tn // cols), -(-tm // rows)
+    along_n = min(count, n_widths)
+    along_m = min(count // along_n, n_heights)
+    folds_n = -(-n_widths // along_n)
+    part_m = min(tm, -(-n_heights // along_m) * rows)
     folds_k = -(-k_tile // rows)
-    trips_k = -(-k // k_tile)
-    first = float(m) * k if not transposed else float(n) * k
-    second = float(n) * k if not transposed else float(m) * k
+    rows_side = float(m) * k if not transposed else float(n) * k
+    cols_side = float(n) * k if not transposed else float(m) * k
+    sums = 1.0
     if code == 0:
-        first, second, sums = first * folds_n, second * folds_m, 1.0
+        rows_side, cols_side = rows_side * folds_n, cols_side * -(-part_m // rows)
     elif code == 1:
-        first, sums = first * folds_n, 2.0 * folds_k - 1.0
+        rows_side, sums = rows_side * folds_n, 2.0 * folds_k - 1.0
     else:
-        second, sums = second * folds_m, 2.0 * folds_k - 1.0
-    # another pass over a tile (all tiles of A for every tile of n, and the reverse) reads it again
-    first *= -(-n // n_tile) if not transposed else -(-m // m_tile)
-    second *= -(-m // m_tile) if not transposed else -(-n // n_tile)
-    c = float(m) * n * (sums * trips_k + (trips_k - 1))
+        cols_side, sums = cols_side * -(-part_m // cols), 2.0 * folds_k - 1.0
+    # every tile of A meets every tile of n, and the reverse
+    rows_side *= -(-n // n_tile) if not transposed else -(-m // m_tile)
+    cols_side *= -(-m // m_tile) if not transposed else -(-n // n_tile)
+    c = float(m) * n * sums * -(-k // k_tile)
     if transposed:
-        return second, first, c
-    return first, second, c
+        return cols_side, rows_side, c
+    return rows_side, cols_side, c
 
 
 @kernel
@@ -122,53 +133,65 @@ def operand_traffic(residency: int, outer_trips: int, own_trips: int, k_trips: i
 
     `outer_trips` are the tiles of the other operand's rank.
     """
-    if residency == 2:
+    if residency == WHOLE:
         return 1, 1
-    if residency == 1:
+    if residency == PANEL:
         return 1, own_trips
     return outer_trips, own_trips * outer_trips * k_trips
+
+
+@kernel
+def fits(m_tile: int, n_tile: int, k_tile: int, configuration: IntArray, sizes: IntArray) -> bool:
+    """Whether a mapping has room in the three buffers and the order that its problem asks for."""
+    order, a_residency, b_residency = configuration[0], configuration[1], configuration[2]
+    if (sizes[A_STAYS] and a_residency == STREAM) or (sizes[M_OUTER] and order == 1):
+        return False
+    a_elements = (sizes[M] if a_residency == WHOLE else m_tile) * (
+        k_tile if a_residency == STREAM else sizes[K]
+    )
+    b_elements = (sizes[N] if b_residency == WHOLE else n_tile) * (
+        k_tile if b_residency == STREAM else sizes[K]
+    )
+    return (
+        m_tile * n_tile <= sizes[C_ELEMENTS]
+        and a_elements * sizes[A_BITS] <= 8 * sizes[A_ROOM]
+        and b_elements * sizes[B_BITS] <= 8 * sizes[B_ROOM]
+    )
 
 
 @kernel
 def mapping_cost(
     m_tile: int, n_tile: int, k_tile: int, configuration: IntArray, compute: float, sizes: IntArray,
     rates: FloatArray, transposed: int, found: FloatArray,
-) -> bool:  # fmt: skip
-    """Write (cycles, energy_pj, dram_bytes) of a mapping into `found`; False if it does not fit.
+) -> None:  # fmt: skip
+    """Write (cycles, energy_pj, dram_bytes) of a mapping into `found`.
 
     Time: the busiest of array, vector unit, DMA and DRAM, plus the first tiles' way in and the last tile's
     way out; without a second copy of the buffers, loading and computing alternate.
     """
     m, n, k, batch = sizes[M], sizes[N], sizes[K], sizes[BATCH]
-    m_first = configuration[0] == 0
     a_residency, b_residency = configuration[1], configuration[2]
-    if (sizes[A_STAYS] and a_residency == 0) or (sizes[M_OUTER] and not m_first):
-        return False
-    if m_tile * n_tile > sizes[C_ELEMENTS]:
-        return False
-    a_rows = m if a_residency == 2 else m_tile
-    a_depth = k_tile if a_residency == 0 else k
-    b_cols = n if b_residency == 2 else n_tile
-    b_depth = k_tile if b_residency == 0 else k
+    a_rows = m if a_residency == WHOLE else m_tile
+    a_depth = k_tile if a_residency == STREAM else k
+    b_cols = n if b_residency == WHOLE else n_tile
+    b_depth = k_tile if b_residency == STREAM else k
     a_tile_bytes = a_rows * a_depth * sizes[A_BITS] / 8.0
     b_tile_bytes = b_cols * b_depth * sizes[B_BITS] / 8.0
-    if a_tile_bytes > sizes[A_ROOM] or b_tile_bytes > sizes[B_ROOM]:
-        return False
     m_trips, n_trips, k_trips = -(-m // m_tile), -(-n // n_tile), -(-k // k_tile)
     a_times, a_moves = operand_traffic(a_residency, n_trips, m_trips, k_trips)
     b_times, b_moves = operand_traffic(b_residency, m_trips, n_trips, k_trips)
     share = rates[COMPUTED]
     a_bytes = batch * a_times * (m * k * sizes[A_BITS] / 8.0)
     b_bytes = batch * b_times * (k * n * sizes[B_BITS] / 8.0)
-    if a_residency == 0:
+    if a_residency == STREAM:
         a_bytes *= share
-    if b_residency == 0:
+    if b_residency == STREAM:
         b_bytes *= share
     out_bytes = batch * share * (m * n * sizes[OUT_BITS] / 8.0)
     side_bytes = batch * (m * n * sizes[SIDE_BITS] / 8.0)
     each = rates[TRANSFER_CYCLES]
-    a_cycles = a_bytes / rates[IN_RATE] + each * batch * a_moves * (share if a_residency == 0 else 1.0)
-    b_cycles = b_bytes / rates[IN_RATE] + each * batch * b_moves * (share if b_residency == 0 else 1.0)
+    a_cycles = a_bytes / rates[IN_RATE] + each * batch * a_moves * (share if a_residency == STREAM else 1.0)
+    b_cycles = b_bytes / rates[IN_RATE] + each * batch * b_moves * (share if b_residency == STREAM else 1.0)
     side_cycles = 0.0
     if side_bytes > 0:
         side_cycles = side_bytes / rates[IN_RATE] + each * batch * m_trips * n_trips
@@ -201,12 +224,13 @@ def mapping_cost(
     else:
         busy = max(max(array, vector_cycles), max(max(in_cycles, out_cycles), dram_cycles))
     cycles = busy + first_in + tail
+    # a leaf that goes on with a tile of sums reads it once more
+    c_edge_bytes += batch * share * m * n * (k_trips - 1) * sizes[ACC_BITS] / 8.0
     buffer_bytes = a_bytes + b_bytes + out_bytes + a_edge_bytes + b_edge_bytes + c_edge_bytes
     energy = dram_bytes * rates[DRAM_PJ] + buffer_bytes * rates[BUFFER_PJ] + cycles * rates[STATIC_PJ]
     found[0] = cycles
     found[1] = energy
     found[2] = dram_bytes
-    return True
 
 
 @kernel
@@ -234,23 +258,23 @@ def best_mapping(
             if m_tiles[i] * n_tiles[j] > sizes[C_ELEMENTS]:
                 break
             for p in range(k_tiles.size):
+                tile = m_tiles[i], n_tiles[j], k_tiles[p]
                 for turned in range(2):
-                    compute = gemm_compute_cycles(
-                        sizes[M], sizes[N], sizes[K], m_tiles[i], n_tiles[j], k_tiles[p], sizes, turned
-                    )
+                    compute = -1
                     for c in range(n_configurations):
-                        if mapping_cost(
-                            m_tiles[i], n_tiles[j], k_tiles[p], CONFIGURATIONS[c], compute, sizes, rates,
-                            turned, found,
-                        ):  # fmt: skip
-                            value, other = found[0], found[1]
-                            if objective == 1:
-                                value, other = found[1], found[0]
-                            elif objective == 2:
-                                value = found[0] * found[1]
-                            cost[i, j, p, turned, c] = value
-                            second[i, j, p, turned, c] = other
-                            least = min(least, value)
+                        if not fits(*tile, CONFIGURATIONS[c], sizes):
+                            continue
+                        if compute < 0:
+                            compute = gemm_compute_cycles(sizes[M], sizes[N], sizes[K], *tile, sizes, turned)
+                        mapping_cost(*tile, CONFIGURATIONS[c], compute, sizes, rates, turned, found)
+                        value, other = found[0], found[1]
+                        if objective == 1:
+                            value, other = found[1], found[0]
+                        elif objective == 2:
+                            value = found[0] * found[1]
+                        cost[i, j, p, turned, c] = value
+                        second[i, j, p, turned, c] = other
+                        least = min(least, value)
     best = np.zeros(8)
     if least == np.inf:
         return best

@@ -73,11 +73,11 @@ class AttentionStage:
         """The tiling with the least estimated time among those that fit, of near equals the least traffic."""
         graph, array = self.emitter.graph, self.emitter.machine.array
         quantum = max(array.rows, array.cols)
-        row_sizes = [graph.size(rank) for rank in self.score.m]
+        row_sizes = tuple(graph.size(rank) for rank in self.score.m)
         keys = graph.size(self._keys)
         fitting: list[Choice] = []
         for rows in reversed(tile_candidates(row_sizes, quantum, 8)):
-            for n_keys in reversed(tile_candidates([keys], quantum, 8)):
+            for n_keys in reversed(tile_candidates((keys,), quantum, 8)):
                 tile = self._tile(row_sizes, rows, n_keys)
                 for resident in (True, False):
                     if self._fits(rows, n_keys, resident):
@@ -103,7 +103,7 @@ class AttentionStage:
             shares=rows * (keys if self.one_pass else every),
         )
 
-    def _tile(self, row_sizes: list[int], rows: int, n_keys: int) -> dict[str, int]:
+    def _tile(self, row_sizes: tuple[int, ...], rows: int, n_keys: int) -> dict[str, int]:
         tile = dict.fromkeys(self.score.batch, 1) | split_tile(self.score.m, row_sizes, rows)
         tile[self._keys] = n_keys
         inner = (*self.score.k, *self.mix.n)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Access, Mask, Operator
+from tilewright.dataflow.operator import Access, Index, Mask, Operator
 from tilewright.dataflow.program import (
     Buffer,
     Direction,
@@ -116,16 +116,23 @@ class Emitter:
         found = []
         ranks = self.graph.tensor_by_name[access.tensor].ranks
         for rank, index in zip(ranks, access.indices, strict=True):
-            if len(index.terms) == 1 and index.terms[0].coefficient == index.terms[0].divisor == 1:
-                own = index.terms[0].rank
-                found.append((own, tile.get(own, self.graph.size(own))))
-                continue
-            reach = sum(
-                term.coefficient * (tile.get(term.rank, self.graph.size(term.rank)) - 1) // term.divisor
-                for term in index.terms
-            )
-            found.append((rank if rank not in tile else f"{rank}.{access.tensor}", reach + 1))
+            name = _plain_rank(index)
+            if not name:
+                name = rank if rank not in tile else f"{rank}.{access.tensor}"
+            found.append((name, self._reach(index, tile)))
         return tuple(found)
+
+    def n_elements(self, access: Access, tile: Tile) -> int:
+        """How many elements `access` touches over `tile`."""
+        return prod([self._reach(index, tile) for index in access.indices])
+
+    def _reach(self, index: Index, tile: Tile) -> int:
+        """Positions that an index expression spans over `tile`; ranks that it lacks are whole."""
+        reach = 1
+        for term in index.terms:
+            size = tile.get(term.rank) or self.graph.size(term.rank)
+            reach += term.coefficient * (size - 1) // term.divisor
+        return reach
 
     def run_elements(self, access: Access, tile: Tiled) -> int:
         """Contiguous elements in DRAM of the innermost run of `tile`."""
@@ -138,6 +145,13 @@ class Emitter:
             if size < self.graph.size(rank):
                 break
         return run
+
+
+def _plain_rank(index: Index) -> str:
+    """The rank that an index is, give or take a constant; "" for any other expression."""
+    if len(index.terms) != 1 or not index.terms[0].coefficient == index.terms[0].divisor == 1:
+        return ""
+    return index.terms[0].rank
 
 
 def _picking_ranks(tile: Tile, access: Access) -> list[str]:

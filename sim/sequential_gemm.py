@@ -260,8 +260,8 @@ def problem_of(graph: Graph, machine: Machine, plan: GemmPlan, rooms: Rooms, cop
     """The plan's contraction as the mapper sees it."""
     operator, roles, array = plan.contraction, plan.roles, machine.array
 
-    def sizes(ranks: tuple[str, ...]) -> list[int]:
-        return [graph.size(rank) for rank in ranks]
+    def sizes(ranks: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(graph.size(rank) for rank in ranks)
 
     def bits(access: Access) -> int:
         return graph.tensor_by_name[access.tensor].bits

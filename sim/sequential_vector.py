@@ -14,7 +14,7 @@ from tilewright.sim.sequential_rooms import Rooms
 # A masked row is walked in this many pieces, so that most of what the mask leaves out is never touched.
 _MASK_PIECES = 16
 # The row tile is chosen among this many candidates.
-_MAX_TILES = 10
+_MAX_TILES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class VectorStage:
     def best_tile(self) -> dict[str, int] | None:
         """The row tile of least estimated time; None if none fits."""
         graph = self.emitter.graph
-        sizes = [graph.size(rank) for rank in self.plan.rows]
+        sizes = tuple(graph.size(rank) for rank in self.plan.rows)
         columns = self._column_tile()
         best: tuple[float, dict[str, int]] | None = None
         for elements in tile_candidates(sizes, 1, _MAX_TILES):
@@ -64,12 +64,11 @@ class VectorStage:
                 best = cycles, tile
         return None if best is None else best[1]
 
-    def _serial(self, elements: int, sizes: list[int]) -> int:
+    def _serial(self, elements: int, sizes: tuple[int, ...]) -> int:
         """A scan goes step by step: its serial rank is cut to single steps."""
         last = self.plan.operators[-1]
-        return (
-            1 if last.kind is Kind.SCAN and last.serial_rank in self.plan.rows else min(elements, prod(sizes))
-        )
+        stepped = last.kind is Kind.SCAN and last.serial_rank in self.plan.rows
+        return 1 if stepped else min(elements, prod(sizes))
 
     def _column_tile(self) -> dict[str, int]:
         """Pieces of the columns: whole, or cut where a mask or a lack of room asks for it."""
@@ -105,26 +104,33 @@ class VectorStage:
         return dict(tile) | {rank: self.emitter.graph.size(rank) for rank in self.plan.columns}
 
     def _bytes(self, access: Access, tile: Tile) -> int:
-        elements = prod(size for _, size in self.emitter.tensor_tile(access, tile))
-        return -(-elements * self.emitter.bits(access.tensor) // 8)
+        return -(-self.emitter.n_elements(access, tile) * self.emitter.bits(access.tensor) // 8)
 
     def _fits(self, tile: Tile) -> bool:
         token = self._token_tile(tile)
-        moving, fixed = self.plan.moving, self.plan.fixed
         rooms, outputs = self.rooms, self.plan.outputs
-        for position, access in enumerate(moving):
-            if self._bytes(access, token) > (rooms.side_bytes if position else rooms.input_bytes):
+        room = rooms.input_bytes
+        for access in self.plan.moving:
+            if self._bytes(access, token) > room:
                 return False
-        for access in fixed:
-            if min(self._bytes(access, {}), self._bytes(access, token)) > rooms.constant_bytes:
-                return False
-        return all(self._bytes(access, token) <= rooms.output_bytes // len(outputs) for access in outputs)
+            room = rooms.side_bytes
+        if any(self._bytes(access, token) > rooms.output_bytes // len(outputs) for access in outputs):
+            return False
+        return all(
+            self._stays_whole(access) or self._bytes(access, token) <= rooms.constant_bytes
+            for access in self.plan.fixed
+        )
+
+    def _stays_whole(self, access: Access) -> bool:
+        return self._bytes(access, {}) <= self.rooms.constant_bytes
 
     def _estimate(self, tile: Tile) -> float:
-        """Cycles: the busiest of load, evaluation and store, and one tile's way in and out."""
+        """Cycles: the busiest of load, evaluation and store, and one tile's way in and out.
+
+        With a single copy of the buffers the three follow one another.
+        """
         machine, graph = self.emitter.machine, self.emitter.graph
-        sizes = {rank: graph.size(rank) for rank in (*self.plan.rows, *self.plan.columns)}
-        n_tiles = prod(-(-size // tile[rank]) for rank, size in sizes.items())
+        n_tiles = prod(-(-graph.size(rank) // size) for rank, size in tile.items())
         latency = machine.dma_in.setup_cycles + machine.dram_latency_cycles
         rate = min(machine.dma_in.bytes_per_cycle, machine.dram_bytes_per_cycle)
         loads = [self._bytes(access, tile) / rate + latency for access in self.plan.moving] or [0.0]
@@ -135,6 +141,8 @@ class VectorStage:
             points = prod(tile[rank] for rank in work.ranks)
             passes = -(-points // machine.vector.lanes)
             cycles += passes * work.evaluations * machine.evaluation_cycles(work.function)
+        if self.emitter.copies == 1:
+            return n_tiles * (load + cycles + store)
         return n_tiles * max(load, cycles, store) + load + store
 
     def nests(self, tile: dict[str, int]) -> list[Nest]:
@@ -202,7 +210,7 @@ class VectorStage:
         self, access: Access, loops: tuple[Loop, ...], tile: Tile, buffer: str
     ) -> tuple[Nest, Port]:
         emitter = self.emitter
-        whole = self._bytes(access, {}) <= self.rooms.constant_bytes
+        whole = self._stays_whole(access)
         leaf_tile: Tile = {} if whole else self._token_tile(tile)
         depth = 0 if whole else depth_of(loops, access.ranks)
         port = emitter.port(
@@ -231,7 +239,7 @@ def emit_move(emitter: Emitter, plan: MovePlan, rooms: Rooms) -> None:
     """Append a stage that moves rows through the input buffer. Raises MappingError if not even one fits."""
     operator, graph = plan.operator, emitter.graph
     ranks = operator.output.ranks
-    sizes = [graph.size(rank) for rank in ranks]
+    sizes = tuple(graph.size(rank) for rank in ranks)
     source = operator.inputs[-1]
     bits = emitter.bits(operator.output.tensor)
     tiles = [
