@@ -38,6 +38,8 @@ class Requests(NamedTuple):
 def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
     o, c = config.organisation, config.controller
     ticks = config.ticks_per_cycle
+    staggered = c.policy == "bank_queues"
+    interval = config.refresh_interval_cycles // (o.ranks if staggered else 1)
     values = {
         at.N_BANKS: o.banks_per_channel,
         at.N_RANKS: o.ranks,
@@ -50,7 +52,7 @@ def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
         at.LOW: math.ceil(round(c.write_low_fraction * c.write_queue, 6)),
         at.PROTECT: int(c.row_hit_protection),
         at.COLUMN_CAP: c.column_cap,
-        at.REFRESH_INTERVAL: config.refresh_interval_cycles * ticks,
+        at.REFRESH_INTERVAL: interval * ticks,
         at.READ_LATENCY: config.read_latency_cycles * ticks,
         at.FOUR_ACTIVATE: four_activate,
         at.DUAL: int(config.separate_command_buses),
@@ -88,10 +90,15 @@ def new_channel(config: DramConfig, load: int, n_requests: int = 0, log_room: in
 
 def run(channel: Channel, requests: Requests, drain: bool) -> None:
     """Serve `requests` from the state at hand on; with `drain` until the last one is done."""
-    from tilewright.sim.dram_frfcfs import run_frfcfs
-
     channel.table[at.SCALAR, at.POSITION] = 0
-    run_frfcfs(channel.table, channel.out, *requests, drain)
+    if channel.table[at.FIXED, at.BANK_QUEUE]:
+        from tilewright.sim.dram_bank_queues import run_bank_queues
+
+        run_bank_queues(channel.table, channel.out, *requests, drain)
+    else:
+        from tilewright.sim.dram_frfcfs import run_frfcfs
+
+        run_frfcfs(channel.table, channel.out, *requests, drain)
 
 
 def channel_requests(config: DramConfig, address: Ints, is_write: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:

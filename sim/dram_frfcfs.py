@@ -78,7 +78,6 @@ def _offer(m: Any, out: Any, requests: Any, offer_tick: Any) -> None:
         m[at.SEEN, i] = 0
         m[at.ORIGIN, i] = p
         m[at.KIND, i] = kind
-        m[at.NODE_BANK, i] = b
         append(m, kind, b, i)
         m[at.SCALAR, at.NEXT_SEQ] += 1
         m[at.SCALAR, at.N_READS + kind] += 1
@@ -141,6 +140,37 @@ def best_column(m: Any, kind: int, now: int) -> int:
 
 
 @kernel
+def _may_issue(m: Any, command: int, b: int, now: int) -> bool:
+    """Rules of the command bus that are no delays.
+
+    While an activation waits for its second command no other may begin. Where commands issue on half
+    cycles, falling edges take only precharges, and beside the row command of the rising edge of the same
+    pseudo channel only the PRE of another bank.
+    """
+    if command == ACT and m[at.SCALAR, at.ACTIVATING] >= 0:
+        return False
+    if m[at.FIXED, at.TICKS] == 1 or now % 2 == 1:
+        return True
+    if command != PRE and command != PREA:
+        return False
+    if now != m[at.SCALAR, at.PAIR_TICK]:
+        return True
+    size = m[at.FIXED, at.BANKS_PER_RANK]
+    if b // size != m[at.SCALAR, at.PAIR_BANK] // size:
+        return True
+    return m[at.SCALAR, at.PAIR_ALL] == 0 and command == PRE and b != m[at.SCALAR, at.PAIR_BANK]
+
+
+@kernel
+def _note_pair(m: Any, command: int, b: int, now: int) -> None:
+    """Remember a row command of a rising edge until the falling edge that it shares."""
+    if m[at.FIXED, at.TICKS] == 2 and now % 2 == 1:
+        m[at.SCALAR, at.PAIR_TICK] = now + (3 if command == ACT else 1)
+        m[at.SCALAR, at.PAIR_BANK] = b
+        m[at.SCALAR, at.PAIR_ALL] = 1 if command >= PREA else 0
+
+
+@kernel
 def best_row(m: Any, kind: int, now: int) -> int:
     """The bank with the oldest request whose ACT or PRE is ready, -1 for none."""
     best = -1
@@ -153,7 +183,7 @@ def best_row(m: Any, kind: int, now: int) -> int:
             ready = max(m[at.READY + command, b], m[at.CHANNEL_READY, command])
             if ready > now:
                 wake = min(wake, ready)
-            elif key < oldest:
+            elif key < oldest and _may_issue(m, command, b, now):
                 oldest = key
                 best = b
     m[at.SCALAR, at.WAKE] = wake
@@ -220,6 +250,7 @@ def issue_row(m: Any, out: Any, b: int, kind: int) -> None:
         i = m[at.MISS + kind, b]
         m[at.SEEN, i] = 1
         apply_rules(m, PRE, b, now)
+        _note_pair(m, PRE, b, now)
         write_log(m, out, PRE, b, -1, now)
         _close(m, b)
         return
@@ -228,16 +259,28 @@ def issue_row(m: Any, out: Any, b: int, kind: int) -> None:
     remove(m, kind, b, i)
     m[at.SCALAR, at.N_READS + kind] -= 1
     m[at.ACTIVE, b] = i
-    m[at.ACTIVE_LIST, m[at.SCALAR, at.N_ACTIVE]] = b
-    m[at.SCALAR, at.N_ACTIVE] += 1
     own = b // m[at.FIXED, at.BANKS_PER_RANK]
     m[at.N_ACTIVE_RANK, own] += 1
     m[at.N_OPEN, own] += 1
-    m[at.OPEN_ROW, b] = m[at.ROW, i]
     m[at.SCALAR, at.N_ACTIVATES] += 1
     apply_rules(m, ACT, b, now)
+    _note_pair(m, ACT, b, now)
     note_activate(m, b, now)
     write_log(m, out, ACT, b, m[at.ROW, i], now)
+    if m[at.FIXED, at.CAS] != 0:
+        m[at.SCALAR, at.ACTIVATING] = b
+        m[at.SCALAR, at.DEADLINE] = now + m[at.FIXED, at.ACT2_DEADLINE]
+        resort(m, b)
+    else:
+        open_row(m, b)
+
+
+@kernel
+def open_row(m: Any, b: int) -> None:
+    """Open the row of the activated request of bank `b`."""
+    m[at.OPEN_ROW, b] = m[at.ROW, m[at.ACTIVE, b]]
+    m[at.ACTIVE_LIST, m[at.SCALAR, at.N_ACTIVE]] = b
+    m[at.SCALAR, at.N_ACTIVE] += 1
     resort(m, b)
 
 
@@ -256,12 +299,13 @@ def _maintain(m: Any, out: Any) -> bool:
         command = PREA if m[at.N_OPEN, entry] > 0 else REF
         ready = max(m[at.READY_PREA + command - PREA, entry], m[at.CHANNEL_READY, command])
         blocked = command == PREA and m[at.N_ACTIVE_RANK, entry] > 0
-    if blocked:
+    if blocked or not _may_issue(m, command, b, now):
         return False
     if ready > now:
         m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], ready)
         return False
     apply_rules(m, command, b, now)
+    _note_pair(m, command, b, now)
     write_log(m, out, command, b, -1, now)
     if command == PRE:
         _close(m, b)
@@ -349,6 +393,66 @@ def _tick_one_bus(m: Any, out: Any) -> bool:
 
 
 @kernel
+def _second_activate(m: Any) -> None:
+    """Issue the second half of the activation that is under way."""
+    open_row(m, m[at.SCALAR, at.ACTIVATING])
+    m[at.SCALAR, at.ACTIVATING] = -1
+
+
+@kernel
+def _issue_clocked(m: Any, out: Any, b: int, kind: int, now: int) -> None:
+    """Issue a column command, or first the CAS that starts the data clock; kind 2: the activated request."""
+    if now >= m[at.SCALAR, at.CLOCK_EXPIRY] and m[at.SCALAR, at.CAS_BANK] < 0:
+        if m[at.SCALAR, at.ACTIVATING] >= 0 and m[at.SCALAR, at.DEADLINE] <= now + 1:
+            _second_activate(m)  # the CAS would take the last slots before the deadline
+        else:
+            m[at.SCALAR, at.CAS_BANK] = b
+            m[at.SCALAR, at.CAS_KIND] = kind
+        return
+    m[at.SCALAR, at.CAS_BANK] = -1
+    is_write = m[at.KIND, m[at.ACTIVE, b]] if kind == 2 else kind
+    latency = m[at.FIXED, at.READ_COMMAND_LATENCY]
+    if is_write == 1:
+        latency = m[at.FIXED, at.WRITE_COMMAND_LATENCY]
+    expiry = now + latency + m[at.FIXED, at.BURST] + m[at.FIXED, at.POSTAMBLE]
+    m[at.SCALAR, at.CLOCK_EXPIRY] = max(m[at.SCALAR, at.CLOCK_EXPIRY], expiry)
+    issue_column(m, out, b, kind, kind == 2)
+
+
+@kernel
+def _tick_clocked_bus(m: Any, out: Any) -> bool:
+    """One command on a bus with two-part activations and a data clock to be started (LPDDR5)."""
+    now = m[at.SCALAR, at.CLOCK]
+    if m[at.SCALAR, at.CAS_BANK] >= 0:
+        _issue_clocked(m, out, m[at.SCALAR, at.CAS_BANK], m[at.SCALAR, at.CAS_KIND], now)
+        return True
+    if m[at.SCALAR, at.ACTIVATING] >= 0 and m[at.SCALAR, at.DEADLINE] <= now:
+        _second_activate(m)
+        return True
+    b = best_active(m, now)
+    if b >= 0:
+        _issue_clocked(m, out, b, 2, now)
+        return True
+    if m[at.SCALAR, at.N_PENDING] > 0:
+        if _maintain(m, out):
+            return True
+    else:
+        kind = choose_mode(m)
+        b = best_column(m, kind, now)
+        other = best_row(m, kind, now)
+        if other >= 0 and (b < 0 or m[at.ROW_KEY + kind, other] < m[at.COLUMN_KEY + kind, b]):
+            issue_row(m, out, other, kind)
+            return True
+        if b >= 0:
+            _issue_clocked(m, out, b, kind, now)
+            return True
+    if m[at.SCALAR, at.ACTIVATING] >= 0:
+        _second_activate(m)
+        return True
+    return False
+
+
+@kernel
 def run_frfcfs(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) -> None:
     """Serve `requests` from the state at hand; stops when all are accepted, with `drain` when all are served.
 
@@ -360,6 +464,7 @@ def run_frfcfs(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) ->
         _offer(m, out, requests, offer_tick)
         if m[at.SCALAR, at.POSITION] == n:
             left = m[at.SCALAR, at.N_READS] + m[at.SCALAR, at.N_WRITES] + m[at.SCALAR, at.N_ACTIVE]
+            left += m[at.SCALAR, at.ACTIVATING] + 1
             if not drain or left == 0:
                 return
         m[at.SCALAR, at.CLOCK] += 1
@@ -371,7 +476,12 @@ def run_frfcfs(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) ->
                 _push_pending(m, r)
         if m[at.FIXED, at.CLOSED] != 0:
             _schedule_closing(m, now)
-        issued = _tick_two_buses(m, out) if m[at.FIXED, at.DUAL] != 0 else _tick_one_bus(m, out)
+        if m[at.FIXED, at.DUAL] != 0:
+            issued = _tick_two_buses(m, out)
+        elif m[at.FIXED, at.CAS] != 0:
+            issued = _tick_clocked_bus(m, out)
+        else:
+            issued = _tick_one_bus(m, out)
         if not issued:
             wake = min(m[at.SCALAR, at.WAKE], m[at.SCALAR, at.NEXT_REFRESH])
             if m[at.SCALAR, at.POSITION] < n and m[at.FIXED, at.LOAD] != 0:

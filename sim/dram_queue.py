@@ -11,8 +11,9 @@ def rekey(m: Any, kind: int, b: int) -> None:
     """Set the keys of the candidates of bank `b` from its open row, oldest hit and oldest miss."""
     if m[at.OPEN_ROW, b] < 0:
         head = m[at.HEAD + kind, b]
+        free = head >= 0 and m[at.ACTIVE, b] < 0
         m[at.COLUMN_KEY + kind, b] = at.NEVER
-        m[at.ROW_KEY + kind, b] = m[at.SEQ, head] if head >= 0 else at.NEVER
+        m[at.ROW_KEY + kind, b] = m[at.SEQ, head] if free else at.NEVER
         return
     hit = m[at.HIT + kind, b]
     miss = m[at.MISS + kind, b]
@@ -64,7 +65,7 @@ def append(m: Any, kind: int, b: int, i: int) -> None:
             return
         m[which + kind, b] = i
         rekey(m, kind, b)
-    elif tail < 0:
+    elif tail < 0 and m[at.ACTIVE, b] < 0:
         m[at.ROW_KEY + kind, b] = m[at.SEQ, i]
 
 

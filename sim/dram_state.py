@@ -19,7 +19,8 @@ NEVER = 1 << 60
 
 # Rows of the table. One per channel: counters, what the configuration says, the earliest instant of each
 # command on the channel's buses, maintenance entries, timing rules by their `before` command.
-SCALAR, FIXED, CHANNEL_READY, PENDING, FIRST, RULES = 0, 1, 2, 3, 4, 5  # RULES .. + 2: after, scope, delay
+SCALAR, FIXED, CHANNEL_READY, PENDING, FIRST = 0, 1, 2, 3, 4
+RULES = 5  # .. 7: after, scope, delay
 
 # Rows by rank: earliest PREA and REF, open banks, activated requests, the last four ACT and their next slot.
 READY_PREA, READY_REF, N_OPEN, N_ACTIVE_RANK, RING, RING_NEXT = 8, 9, 10, 11, 12, 16
@@ -33,20 +34,22 @@ COLUMN_KEY, ROW_KEY = 31, 33  # + kind: SEQ of the candidate for a column or row
 COLUMNS = 35  # column accesses since the activation
 CLOSING = 36  # 1 while a PRE for this bank is among the maintenance entries
 ACTIVE_LIST = 37  # banks with an activated request, in the order of their ACT
-QUEUED = 38  # commands in the queue of this bank (bank queues)
+# Bank queues only: commands in the queue of this bank, first and last of them, and the earliest tick at
+# which any of them may issue.
+QUEUED, COMMAND_HEAD, COMMAND_TAIL, BANK_WAKE = 38, 39, 40, 41
 
-# Rows by request.
-NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, NODE_BANK = range(39, 49)
-N_ROWS = 49
+# Rows by request. MERGED and MERGED_SUM: reads of the same burst that wait for its command, and their arrivals.
+NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, MERGED, MERGED_SUM = range(42, 53)
+N_ROWS = 53
 
 # Columns of SCALAR.
 (
     CLOCK, WRITE_MODE, NEXT_SEQ, FREE, NEXT_REFRESH, PENDING_HEAD, N_PENDING, N_ACTIVE, N_READS, N_WRITES,
     POSITION, NEXT_OFFER, N_SERVED, LATENCY_SUM, N_LATENCIES, N_HITS, N_ACTIVATES, N_REFRESHES, N_FORWARDED,
-    N_ABSORBED, LAST_DONE, N_LOGGED, WAKE, LAST_QUEUE, DRAIN_LEFT, IN_REFRESH,
-    CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_NODE,
-) = range(30)  # fmt: skip
-N_SCALARS = 30
+    N_ABSORBED, LAST_DONE, N_LOGGED, WAKE, LAST_QUEUE, DRAIN_LEFT, N_COMMANDS, NEXT_RANK,
+    CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_BANK, CAS_KIND, PAIR_TICK, PAIR_BANK, PAIR_ALL,
+) = range(35)  # fmt: skip
+N_SCALARS = 35
 
 # Columns of FIXED.
 (
@@ -81,10 +84,12 @@ def new_table(fixed: dict[int, int], rules: Table, first: Table) -> Table:
     table[RING : RING + 4] = -NEVER
     table[OPEN_ROW:COLUMN_KEY] = -1
     table[COLUMN_KEY : ROW_KEY + 2] = NEVER
+    table[COMMAND_HEAD : COMMAND_TAIL + 1] = -1
     table[NEXT:] = -1
     table[NEXT, : fixed[N_NODES] - 1] = np.arange(1, fixed[N_NODES])
     table[SCALAR, NEXT_REFRESH] = fixed[REFRESH_INTERVAL] or NEVER
-    table[SCALAR, [ACTIVATING, CAS_NODE]] = -1
+    table[SCALAR, LAST_QUEUE] = 0
+    table[SCALAR, [ACTIVATING, CAS_BANK]] = -1
     return table
 
 

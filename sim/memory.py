@@ -1,149 +1,23 @@
-"""DRAM as the product sees it: traces and streams in, cycles, latency, row behaviour and energy out."""
+"""DRAM as the product sees it: traces and streams in, cycles, latency, row behaviour and energy out.
 
-from dataclasses import dataclass
-from typing import Any, Literal
+This module is the face of the memory model; the parts are in the modules named `dram_...`.
+"""
 
-import numpy as np
-import numpy.typing as npt
-
-from tilewright.dataflow.errors import InputError
-from tilewright.sim import dram_state as at
-from tilewright.sim.dram_channel import Requests, channel_requests, new_channel, run
 from tilewright.sim.dram_config import DramConfig, config_names
 from tilewright.sim.dram_energy import DramEnergy, energy_of, energy_pj_per_bit
 from tilewright.sim.dram_service import ServiceTable, idle_read_latency_ns, service_table
-
-Load = Literal["saturate", "single"] | tuple[Literal["paced"], float]
-Ints = npt.NDArray[np.int64]
+from tilewright.sim.dram_trace import Load, MemoryResult, simulate_trace
 
 __all__ = [
-    "DramConfig", "DramEnergy", "MemoryResult", "ServiceTable", "config_names", "energy_of",
-    "energy_pj_per_bit", "idle_read_latency_ns", "service_table", "simulate_trace",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryResult:
-    """What a trace or a stream took.
-
-    `n_cycles`: from cycle 0 to the end of the last request, in command clock cycles (halves on HBM3).
-    `bandwidth_fraction`: bytes over peak in that time. Latencies run from acceptance by the controller's
-    queue to the last data beat, plus `fabric_latency_ns` of the configuration, 0.0 when nothing was read.
-    """
-
-    n_requests: int
-    n_cycles: float
-    time_ns: float
-    bandwidth_gb_per_s: float
-    bandwidth_fraction: float
-    mean_read_latency_ns: float
-    p50_read_latency_ns: float
-    p99_read_latency_ns: float
-    row_hit_fraction: float
-    n_activates: int
-    n_refreshes: int
-    n_reads: int
-    n_writes: int
-
-
-def load_code(load: Load) -> tuple[int, float]:
-    """The kernel's code of `load` and the percentage of a paced one; raises InputError."""
-    if load == "saturate":
-        return at.SATURATE, 0.0
-    if load == "single":
-        return at.SINGLE, 0.0
-    if isinstance(load, tuple) and len(load) == 2 and load[0] == "paced":
-        percent = float(load[1])
-        if not 0 < percent <= 1000:
-            raise InputError(f"load: paced percent must be in 0..1000, got {load[1]}")
-        return at.PACED, percent
-    raise InputError(f"load must be 'saturate', 'single' or ('paced', percent), got {load!r}")
-
-
-def _checked(config: DramConfig, address: Any, is_write: Any) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    raw = np.asarray(address)
-    if raw.ndim != 1 or raw.dtype.kind not in "iu":
-        raise InputError(f"address must be a 1-d integer array, got {raw.dtype} with shape {raw.shape}")
-    if raw.size == 0:
-        raise InputError("address must hold at least one request, got 0")
-    flags = np.asarray(is_write)
-    if flags.shape != raw.shape or flags.dtype != np.bool_:
-        raise InputError(f"is_write must be bool of shape {raw.shape}, got {flags.dtype} of {flags.shape}")
-    if raw.min() < 0 or int(raw.max()) >= config.capacity_bytes:
-        worst = int(raw.max()) if raw.min() >= 0 else int(raw.min())
-        raise InputError(f"address {worst} is beyond the capacity of {config.name}, {config.capacity_bytes}")
-    values = raw.astype(np.int64)
-    off = values % config.transaction_bytes
-    if off.any():
-        k = int(np.flatnonzero(off)[0])
-        raise InputError(
-            f"address[{k}] = {int(values[k])} is not aligned to the {config.transaction_bytes} byte burst"
-        )
-    return values, flags
-
-
-def offer_ticks(config: DramConfig, percent: float, n_requests: int) -> Ints:
-    """Ticks before which request k must not be offered, for a load of `percent` of peak bandwidth."""
-    period = config.transaction_bytes / (config.peak_bytes_per_cycle * percent / 100)
-    index = np.arange(n_requests, dtype=np.float64)
-    return np.ceil(index * period * config.ticks_per_cycle - 1e-9).astype(np.int64)
-
-
-def simulate_trace(config: DramConfig, address: Any, is_write: Any, load: Load = "saturate") -> MemoryResult:
-    """Serve every request, one burst each, in the given order.
-
-    address: (n,) int64 or uint64 byte addresses aligned to the burst; is_write: (n,) bool. The channels of a
-    stack have queues of their own. Raises InputError for what does not fit the configuration.
-    """
-    values, flags = _checked(config, address, is_write)
-    code, percent = load_code(load)
-    channel, table = channel_requests(config, values, flags)
-    ticks = offer_ticks(config, percent, values.size) if code == at.PACED else np.zeros(0, np.int64)
-    histogram = np.zeros(at.LATENCY_BINS, dtype=np.int64)
-    totals = np.zeros(at.N_SCALARS, dtype=np.int64)
-    for c in range(config.organisation.channels):
-        mine = np.flatnonzero(channel == c) if config.organisation.channels > 1 else slice(None)
-        requests = Requests(np.ascontiguousarray(table[:, mine]), ticks[mine] if ticks.size else ticks)
-        if requests.table.shape[1]:
-            one = new_channel(config, code)
-            run(one, requests, True)
-            histogram += one.out[at.HISTOGRAM]
-            last = max(totals[at.LAST_DONE], one.count(at.LAST_DONE))
-            totals += one.table[at.SCALAR, : at.N_SCALARS]
-            totals[at.LAST_DONE] = last
-    return summarise(config, values.size, int(flags.sum()), totals, histogram)
-
-
-def summarise(
-    config: DramConfig, n_requests: int, n_writes: int, totals: Ints, histogram: Ints
-) -> MemoryResult:
-    """A result from the counters of all channels; `totals` in ticks."""
-    ticks = config.ticks_per_cycle
-    n_cycles = int(totals[at.LAST_DONE]) / ticks
-    time_ns = n_cycles * config.tck_ns
-    moved_bytes = n_requests * config.transaction_bytes
-    n_latencies = int(totals[at.N_LATENCIES])
-    tick_ns = config.tck_ns / ticks
-
-    def percentile(share: float) -> float:
-        if not n_latencies:
-            return 0.0
-        ticks_then = int(np.searchsorted(np.cumsum(histogram), share * n_latencies))
-        return ticks_then * tick_ns + config.fabric_latency_ns
-
-    mean = totals[at.LATENCY_SUM] / n_latencies * tick_ns + config.fabric_latency_ns if n_latencies else 0.0
-    return MemoryResult(
-        n_requests=n_requests,
-        n_cycles=int(n_cycles) if n_cycles.is_integer() else n_cycles,
-        time_ns=time_ns,
-        bandwidth_gb_per_s=moved_bytes / time_ns,
-        bandwidth_fraction=moved_bytes / (n_cycles * config.peak_bytes_per_cycle),
-        mean_read_latency_ns=float(mean),
-        p50_read_latency_ns=percentile(0.5),
-        p99_read_latency_ns=percentile(0.99),
-        row_hit_fraction=float(totals[at.N_HITS] / n_requests),
-        n_activates=int(totals[at.N_ACTIVATES]),
-        n_refreshes=int(totals[at.N_REFRESHES]),
-        n_reads=n_requests - n_writes,
-        n_writes=n_writes,
-    )
+    "DramConfig",
+    "DramEnergy",
+    "Load",
+    "MemoryResult",
+    "ServiceTable",
+    "config_names",
+    "energy_of",
+    "energy_pj_per_bit",
+    "idle_read_latency_ns",
+    "service_table",
+    "simulate_trace",
+]
