@@ -416,7 +416,7 @@ def _low_rank(matrices: list[Nest]) -> tuple[Nest, Nest | None, Nest | None]:
                 if down is not up and {p.buffer for p in down.writes} & {p.buffer for p in up.reads[:1]}:
                     gemm = next(nest for nest in matrices if nest not in (up, down))
                     return gemm, down, up
-    raise NotCoveredError(f"{len(matrices)} nests on the matrix unit that are no low-rank path")
+    raise NotCoveredError(f"its {len(matrices)} products are no product with a low-rank path")
 
 
 def _ranks(stage: Stage, nests: _Nests) -> tuple[dict[str, Dim], dict[str, int]]:

@@ -208,7 +208,7 @@ _CHANNEL = re.compile(r"hls::(?:stream|stream_of_blocks)\s*<")
 
 
 def _regions(source: Source) -> Iterator[tuple[int, str]]:
-    """One producer and one consumer per channel; nothing but channels and calls; a pointer in one process."""
+    """One producer and consumer per channel, only channels and calls, no forks, pointers of one process."""
     functions = {function.name: function for function in source.functions}
     for pragma in source.pragmas:
         region = source.function_at(pragma.line)
@@ -218,6 +218,7 @@ def _regions(source: Source) -> Iterator[tuple[int, str]]:
         yield from ((pragma.line, message) for message in _statements(region))
         for name in [name for name, d in region.local.items() if _CHANNEL.match(d.type)]:
             yield from ((pragma.line, message) for message in _channel_ends(name, calls, functions))
+        yield from ((pragma.line, message) for message in _tree(region, calls, functions))
         for name, declared in region.parameters:
             users = [callee for callee, arguments in calls if name in arguments]
             if declared.mark == "*" and len(users) > 1:
@@ -259,6 +260,25 @@ def _channel_ends(
         yield f"channel {name!r} has {len(consumers)} consumers, exactly 1 is needed"
     if producers and producers == consumers:
         yield f"channel {name!r} starts and ends in {producers[0]}"
+
+
+def _tree(
+    region: Function, calls: list[tuple[str, list[str]]], functions: Mapping[str, Function]
+) -> Iterator[str]:
+    """At most one channel is written by each process.
+
+    Then no two ways lead from one process to another, and bounded channels cannot block each other in a ring:
+    what a simulation that runs process after process does not see.
+    """
+    channels = [name for name, declared in region.local.items() if _CHANNEL.match(declared.type)]
+    for callee, arguments in calls:
+        function = functions.get(callee)
+        if function is None:
+            continue
+        pairs = zip(arguments, function.parameters, strict=False)
+        written = [a for a, (name, _) in pairs if a in channels and _uses(name, "write", function)]
+        if len(written) > 1:
+            yield f"process {callee} writes {len(written)} channels, which may block each other: {written}"
 
 
 def _uses(channel: str, way: str, function: Function) -> bool:
