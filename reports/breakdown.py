@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tilewright.reports.style import COLOURS, GREY, INK, figure_style, save
+from tilewright.reports.style import COLOURS, GREY, INK, figure_style, log_axes, save
 
 #: Operators drawn one by one; the rest are summed as "other".
 _MOST_BARS = 14
@@ -139,8 +139,8 @@ def roofline_figure(reports: Sequence[Mapping[str, Any]], stem: Path) -> tuple[P
         axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=INK, lw=1.4)
         axes.annotate(f"{peak:.4g} GMAC/s", (high, peak), ha="right", va="bottom", fontsize=7)
         axes.annotate(f"{bandwidth:.4g} GB/s", (low, low * bandwidth), va="bottom", fontsize=7, rotation=28)
-        axes.set(xscale="log", yscale="log", xlabel="operational intensity (MAC per DRAM byte)",
-                 ylabel="achieved (GMAC/s)")  # fmt: skip
+        axes.set(xlabel="operational intensity (MAC per DRAM byte)", ylabel="achieved (GMAC/s)")
+        log_axes(axes)
         axes.set_title(f"roofline on {first['device']}")
         axes.legend(loc="lower right")
         return save(figure, stem)

@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.reports.style import COLOURS, GREY, INK, figure_style, quantity, save
+from tilewright.reports.style import COLOURS, GREY, INK, figure_style, log_axes, quantity, save
 from tilewright.search.constraint import Constraint
 from tilewright.search.front import Front
 from tilewright.search.objective import unit_of
@@ -71,9 +71,7 @@ def _panel(
         )  # fmt: skip
     _stairs(axes, front, x, y)
     _marks(axes, front, x, y)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    _plain_ticks(axes)
+    log_axes(axes)
     _constraint_edges(axes, constraints, x, y, front.device_class)
     axes.set_xlabel(_label(x, front.device_class))
     axes.set_ylabel(_label(y, front.device_class))
@@ -83,17 +81,6 @@ def _label(name: str, device_class: str) -> str:
     if name == "area" and device_class == "fpga":
         return "used fraction of the FPGA"
     return quantity(name, unit_of(name, device_class))
-
-
-def _plain_ticks(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = axis.get_view_interval()
-        wide = high / low > 30
-        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _stairs(axes: "Axes", front: Front, x: str, y: str) -> None:

@@ -137,7 +137,7 @@ class DesignFile(_File):
 
 
 class SearchSettings(_Model):
-    sampler: Literal["nsga2"] = "nsga2"
+    sampler: Literal["nsga2", "random", "exhaustive"] = "nsga2"
     evaluations: Annotated[int, Field(gt=0, le=10_000_000)] = 1000
     population: Annotated[int, Field(ge=4, le=10_000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1

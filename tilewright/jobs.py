@@ -11,7 +11,7 @@ from tilewright.dataflow.errors import InputError
 from tilewright.files import StudyFile
 from tilewright.hls_templates.verify import verify
 from tilewright.runs import Run
-from tilewright.search.front import Front, Fronts, write_tables, write_whole
+from tilewright.search.front import Front, Fronts, write_whole
 from tilewright.search.run import run_study
 from tilewright.search.store import load_fronts
 from tilewright.studies import copy_workloads, plan_of, write_design
@@ -58,7 +58,6 @@ def run(
     plan = plan_of(study, evaluations=evaluations, seed=seed)
     with study_progress(plan, sys.stderr, quiet=quiet) as progress:
         fronts = run_study(plan, out, workers=workers, resume=resume, progress=progress)
-    write_tables(fronts, out)
     names = copy_workloads(study, out)
     workloads = [workload_of(entry, study.folder) for entry in study.workloads]
     chosen = _chosen(fronts)
@@ -120,9 +119,7 @@ def _generate(chosen: Sequence[_Chosen], workloads: Sequence[Workload], out: Pat
 
 
 def _check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"not checked: {check['reason']}" for check in checks if check["verdict"] == "skipped"
-    ]  # fmt: skip
+    return [f"not checked: {check['reason']}" for check in checks if check["verdict"] == "skipped"]
 
 
 def _row(chosen: _Chosen, objectives: Sequence[str]) -> dict[str, Any]:

@@ -20,25 +20,28 @@ def study_progress(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    console = Console(file=stream)
-    with Bar(
+    bar = Bar(
         TextColumn("designs"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
-        console=console,
+        console=Console(file=stream),
         refresh_per_second=4,
-    ) as bar:
-        task = bar.add_task("", total=plan.evaluations)
+    )
+    task = bar.add_task("", total=plan.evaluations)
 
-        def show(progress: Progress) -> None:
-            volumes = ", ".join(f"{name} {value:.4g}" for name, value in progress.hypervolume)
-            bar.update(
-                task,
-                completed=progress.n_simulated,
-                description=f"hypervolume {volumes or '-'}; {progress.n_pruned} pruned,"
-                f" {progress.n_infeasible} infeasible",
-            )
+    def show(progress: Progress) -> None:
+        bar.start()  # not before: the bar's thread would keep worker processes from being forked
+        volumes = ", ".join(f"{name} {value:.4g}" for name, value in progress.hypervolume)
+        bar.update(
+            task,
+            completed=progress.n_simulated,
+            description=f"hypervolume {volumes or '-'}; {progress.n_pruned} pruned,"
+            f" {progress.n_infeasible} infeasible",
+        )
 
+    try:
         yield show
+    finally:
+        bar.stop()

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -26,7 +26,6 @@ WORKLOADS_FOLDER = "workloads"
 def plan_of(study: StudyFile, *, evaluations: int | None = None, seed: int | None = None) -> StudyPlan:
     """The plan of a study. Raises InputError: field, limit, value."""
     search = study.search
-    stated: dict[str, Any] = {} if search.population is None else {"population": search.population}
     return StudyPlan(
         workloads=tuple(
             _planned(entry, workload_of(entry, study.folder), position)
@@ -44,7 +43,7 @@ def plan_of(study: StudyFile, *, evaluations: int | None = None, seed: int | Non
         seed=search.seed if seed is None else seed,
         fidelity=study.fidelity,
         tables=(study.tables,),
-        **stated,
+        population=search.population,
     )
 
 
