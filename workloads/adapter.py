@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.workloads.adapter_file import HEADS_BY_TASK, AdapterFile, LoraFile
-from tilewright.workloads.adapter_plan import Trained, TunerPlan
-from tilewright.workloads.builder import Module
-from tilewright.workloads.lora import Lora, lora_scale
+from tilewright.workloads.adapter_file import AdapterFile, LoraFile
+from tilewright.workloads.adapter_methods import METHODS, Site
 from tilewright.workloads.lowering import AdapterPlan
 from tilewright.workloads.read import checked, read_json
-from tilewright.workloads.targets import ALL_LINEAR, by_pattern, check_pattern
+from tilewright.workloads.targets import ALL_LINEAR
 from tilewright.workloads.transformer import Model
 
 FILE_NAME = "adapter_config.json"
 LOGICAL_TARGETS = ("q", "k", "v", "o", "up", "gate", "down")
-_FILE_BY_METHOD: Mapping[str, type[AdapterFile]] = {"LORA": LoraFile}
 _PRESET_KEYS = ("r", "alpha", "targets", "layers", "rslora", "bias")
 
 
@@ -34,6 +31,16 @@ class Adapter:
     def task(self) -> str:
         """The task that overrides the model's, or the empty string."""
         return self.file.task_type or ""
+
+
+def plan_adapter(adapter: Adapter, model: Model, targets: Mapping[str, str | tuple[str, ...]]) -> AdapterPlan:
+    """The adapter on `model`; `targets` are the family's modules by logical target.
+
+    Raises InputError for what does not fit the model: a rank above its width, a pattern that is none, a
+    logical target that the family does not have, another number of layers.
+    """
+    site = Site(model, targets, adapter.source, adapter.logical)
+    return METHODS[adapter.file.peft_type].plan(adapter.file, site)
 
 
 def adapter_names() -> tuple[str, ...]:
@@ -55,79 +62,14 @@ def read_adapter(stated: str | Path) -> Adapter:
     values = read_json(file)
     method = values.get("peft_type")
     if not isinstance(method, str):
-        raise InputError(f"{source}: peft_type: missing; supported: {', '.join(_FILE_BY_METHOD)}")
-    if method not in _FILE_BY_METHOD:
-        known = list(_FILE_BY_METHOD)
+        raise InputError(f"{source}: peft_type: missing; supported: {', '.join(METHODS)}")
+    if method not in METHODS:
+        known = list(METHODS)
         raise InputError(
             f"{source}: peft_type: {method[:60]!r} is not supported{nearest(method, known)};"
             f" supported: {', '.join(known)}"
         )
-    return Adapter(source, checked(_FILE_BY_METHOD[method], values, source))
-
-
-def plan_adapter(adapter: Adapter, model: Model, targets: Mapping[str, str | tuple[str, ...]]) -> AdapterPlan:
-    """The adapter on `model`; `targets` are the family's modules by logical target.
-
-    Raises InputError for a rank above the model's width, a pattern that is none, a logical target that
-    the family does not have.
-    """
-    file, source = adapter.file, adapter.source
-    assert isinstance(file, LoraFile)
-    for rank in (file.r, *file.rank_pattern.values()):
-        if rank > model.width:
-            raise InputError(f"{source}: r must be at most the model's width {model.width}, got {rank}")
-    for field in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(file, field):
-            check_pattern(pattern, field, source)
-    for field in ("target_modules", "exclude_modules"):
-        if isinstance(pattern := getattr(file, field), str):
-            check_pattern(pattern, field, source)
-    default = _modules(adapter.logical or ("q", "v"), targets, source, model.model_type)
-    trained = Trained(
-        file.bias,
-        (*(file.modules_to_save or ()), *HEADS_BY_TASK.get(file.task_type or "", ())),
-        tuple(file.trained_tokens.items()),
-    )
-    return TunerPlan(
-        source,
-        model.model_type,
-        file.targets(default, model.stacks),
-        LoraMethod(file),
-        trained,
-        model.old_path,
-    )
-
-
-@dataclass(frozen=True)
-class LoraMethod:
-    """LoRA with ranks and scales by pattern."""
-
-    file: LoraFile
-
-    @property
-    def patterns(self) -> Mapping[str, object]:
-        return {**self.file.rank_pattern, **self.file.alpha_pattern}
-
-    def change(self, module: Module, path: str) -> Lora:
-        file = self.file
-        rank = by_pattern(file.rank_pattern, path, file.r)
-        alpha = by_pattern(file.alpha_pattern, path, file.lora_alpha)
-        scale = lora_scale(alpha, rank, file.use_rslora)
-        return Lora(rank, scale, file.lora_bias and module.kind == "linear")
-
-
-def _modules(
-    logical: tuple[str, ...], targets: Mapping[str, str | tuple[str, ...]], source: str, model_type: str
-) -> tuple[str, ...]:
-    """Module names of logical targets, each once: a fused module stands for all of its parts."""
-    for target in logical:
-        if target not in targets:
-            raise InputError(
-                f"{source}: {model_type} has no module for target {target!r}; it has {', '.join(targets)}"
-            )
-    stated = [targets[target] for target in logical]
-    each = [(modules,) if isinstance(modules, str) else modules for modules in stated]
-    return tuple(dict.fromkeys(module for modules in each for module in modules))
+    return Adapter(source, checked(METHODS[method].file, values, source))
 
 
 def _preset(text: str) -> Adapter:

@@ -9,6 +9,8 @@ from tilewright.workloads.targets import Targets
 MAX_RANK = 2**20
 
 Rank = Annotated[int, Field(gt=0, le=MAX_RANK)]
+Alpha = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(gt=0, le=2**20)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Bias = Literal["none", "all", "lora_only"]
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"]
@@ -56,13 +58,13 @@ class LoraFile(TunerFile):
     """LoRA and its variants that this project computes; those it does not are refused by name."""
 
     r: Rank = 8
-    lora_alpha: Annotated[float, Field(ge=0)] = 8
+    lora_alpha: Alpha = 8
     use_rslora: bool = False
     use_dora: bool = False
     bias: Bias = "none"
     lora_bias: bool = False
-    rank_pattern: dict[str, Rank] = Field(default_factory=dict)
-    alpha_pattern: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     layer_replication: Any = None
     target_parameters: Any = None
@@ -72,7 +74,7 @@ class LoraFile(TunerFile):
 
     @model_validator(mode="after")
     def _computed_here(self) -> "LoraFile":
-        for field in ("use_dora", "layer_replication", "target_parameters", "use_qalora",
+        for field in ("layer_replication", "target_parameters", "use_qalora",
                       "alora_invocation_tokens", "arrow_config", "use_bdlora", "velora_config"):  # fmt: skip
             if getattr(self, field, None):
                 raise ValueError(f"{field}: this variant of LoRA is not supported")
@@ -84,3 +86,61 @@ class LoraFile(TunerFile):
         stated = self.trainable_token_indices or {}
         by_name = {"embed_tokens": stated} if isinstance(stated, list) else stated
         return {name: len(set(indices)) for name, indices in by_name.items()}
+
+
+class AdaLoraFile(TunerFile):
+    """AdaLoRA; the budget of ranks is spent while it trains, each module starts with `init_r`."""
+
+    init_r: Rank = 12
+    lora_alpha: Alpha = 8
+    bias: Bias = "none"
+    rank_pattern: None = None
+
+
+class Ia3File(TunerFile):
+    """IA3; `feedforward_modules` scale their input, the others their output."""
+
+    feedforward_modules: list[Name] | Name | None = None
+
+
+class VeraFile(TunerFile):
+    r: Rank = 256
+    bias: Bias = "none"
+
+
+class ShiraFile(TunerFile):
+    r: Rank = 32
+
+
+class LokrFile(TunerFile):
+    r: Rank = 8
+    alpha: Alpha = 8
+    decompose_both: bool = False
+    decompose_factor: Annotated[int, Field(ge=-1, le=2**20)] = -1
+    rank_pattern: dict[str, Rank] | None = None
+
+
+class BoftFile(TunerFile):
+    """BOFT; blocks are stated by their size or by their number, the other one is 0."""
+
+    boft_block_size: Annotated[int, Field(ge=0, le=2**20)] = 4
+    boft_block_num: Annotated[int, Field(ge=0, le=2**20)] = 0
+    boft_n_butterfly_factor: Annotated[int, Field(gt=0, le=64)] = 1
+    bias: Bias = "none"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "BoftFile":
+        if bool(self.boft_block_size) == bool(self.boft_block_num):
+            raise ValueError("boft_block_size and boft_block_num: exactly one must be above 0")
+        return self
+
+
+class PromptFile(AdapterFile):
+    num_virtual_tokens: Count
+
+
+class PrefixFile(PromptFile):
+    prefix_projection: bool = False
+    encoder_hidden_size: Count | None = None
+    num_layers: Count | None = None
+    token_dim: Count | None = None

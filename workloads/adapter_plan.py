@@ -3,33 +3,34 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NoReturn, Protocol
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.operator import Access, Index
 from tilewright.workloads.builder import LayerBuilder, Linear, Module, word
+from tilewright.workloads.run import Run
 from tilewright.workloads.targets import Targets, patterns_vary_by_layer
 
 
-class Change(Protocol):
-    """What a method does to one targeted module; a frozen value."""
-
-    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str: ...
-
-    def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str: ...
+class AdapterError(ValueError):
+    """The adapter does not fit a module; the message names the module, the limit, the value."""
 
 
-class Method(Protocol):
-    """A tuning method with its settings; a frozen value."""
+class Change:
+    """What a method does to one targeted module: nothing, unless it says otherwise. A frozen value."""
 
-    def change(self, module: Module, path: str) -> Change:
-        """What happens to `module`, which is `path` with the layer's number in it."""
-        ...
+    __slots__ = ()
 
-    @property
-    def patterns(self) -> Mapping[str, object]:
-        """Settings by pattern of module paths."""
-        ...
+    def before(self, builder: LayerBuilder, linear: Linear) -> Linear:
+        """Change the input of a linear module; returns the module as it then is."""
+        return linear
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        """Change the product `output` of a linear module; returns what to use instead."""
+        return output
+
+    def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
+        """Change the rows of an embedding. Raises AdapterError where the method cannot."""
+        raise AdapterError(f"this method cannot change the embedding {builder.full_path(table)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class LayerChanges:
     def is_empty(self) -> bool:
         return not self.changes
 
+    def before(self, builder: LayerBuilder, linear: Linear) -> Linear:
+        change = self._by_path.get(builder.full_path(linear.module))
+        return change.before(builder, linear) if change else linear
+
     def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
         change = self._by_path.get(builder.full_path(linear.module))
         return change.linear(builder, linear, output) if change else output
@@ -87,18 +92,27 @@ class LayerChanges:
 
 @dataclass(frozen=True)
 class TunerPlan:
-    """A method that changes modules by name, checked against a model."""
+    """A method that changes modules by name, checked against a model.
+
+    `change` tells what happens to a module, which is the path given with the layer's number in it;
+    `patterns` are those of paths that it depends on.
+    """
 
     source: str
     model_type: str
     targets: Targets
-    method: Method
+    change: Callable[[Module, str], Change]
     trained: Trained = field(default_factory=Trained)
+    patterns: tuple[str, ...] = ()
     old_path: Callable[[str], str] = str
+
+    def adjusted(self, run: Run) -> Run:
+        """The run as it is: a change of modules adds no token."""
+        return run
 
     @property
     def varies_by_layer(self) -> bool:
-        return self.targets.vary_by_layer or patterns_vary_by_layer(self.method.patterns)
+        return self.targets.vary_by_layer or patterns_vary_by_layer(self.patterns)
 
     def resolve(self, modules: tuple[Module, ...], layer: int | None) -> LayerChanges:
         changes = []
@@ -107,10 +121,17 @@ class TunerPlan:
             names = dict.fromkeys((path, self.old_path(path)))
             named = next((name for name in names if self.targets.match(module, name)), None)
             if module.kind != "norm" and named is not None:
-                changes.append((module.path, self.method.change(module, named)))
+                changes.append((module.path, self.change(module, named)))
         return LayerChanges(tuple(changes), self.trained)
 
-    def refuse(self, modules: tuple[Module, ...]) -> NoReturn:
+    def prelude(self, builder: LayerBuilder) -> str | None:
+        """Nothing runs before the model."""
+        return None
+
+    def check(self, modules: tuple[Module, ...], changed: bool) -> None:
+        """Raise InputError, with the modules that there are, if none is targeted."""
+        if changed:
+            return
         names = dict.fromkeys(module.path.rpartition(".")[2] for module in modules)
         wanted = self.targets.names
         stated = wanted if isinstance(wanted, str) else ", ".join(wanted)

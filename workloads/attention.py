@@ -71,7 +71,8 @@ class Attention:
         """Earlier tokens whose keys and values are held: a window keeps one less than itself."""
         if not self.cached:
             return 0
-        return run.cache if self.window is None else min(run.cache, self.window - 1)
+        held = run.cache + run.n_prefix
+        return held if self.window is None else min(held, self.window - 1)
 
     def n_kept(self, run: Run) -> int:
         """Tokens whose keys and values are held after the step."""
@@ -88,7 +89,11 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
     builder.rank(spec.keys_rank, spec.n_keys(builder.run))
     heads = _look_at_encoder(builder, x, spec) if spec.from_encoder else _look_at_self(builder, x, spec)
     mixed = builder.access(mix(builder, heads, spec, _mask(builder, spec)))
-    return builder.linear(Linear(f"{spec.path}.{spec.output}", mixed, ("d",), ("h", "f"), spec.output_bias))
+    return builder.linear(
+        Linear(
+            f"{spec.path}.{spec.output}", mixed, ("d",), ("h", "f"), spec.output_bias, bmm_group="attention"
+        )
+    )
 
 
 def _look_at_self(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
@@ -138,7 +143,9 @@ def _keys_and_values(spec: Attention) -> tuple[tuple[str, str, bool], ...]:
 def _heads(
     builder: LayerBuilder, spec: Attention, module: str, x: Access, heads: str, bias: bool
 ) -> HeadRows:
-    return _plain_rows(builder.linear(Linear(f"{spec.path}.{module}", x, (heads, "e"), ("d",), bias)))
+    return _plain_rows(
+        builder.linear(Linear(f"{spec.path}.{module}", x, (heads, "e"), ("d",), bias, bmm_group="attention"))
+    )
 
 
 def _project(builder: LayerBuilder, x: str, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
@@ -155,7 +162,9 @@ def _project(builder: LayerBuilder, x: str, spec: Attention) -> tuple[HeadRows, 
 def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
     """One product into [b, m, s, h, e]; s = 0, 1, 2 are queries, keys and values."""
     builder.rank("s", 3)
-    linear = Linear(f"{spec.path}.{spec.fused}", x, ("s", "h", "e"), ("d",), spec.qkv_bias)
+    linear = Linear(
+        f"{spec.path}.{spec.fused}", x, ("s", "h", "e"), ("d",), spec.qkv_bias, bmm_group="attention"
+    )
     tensor = builder.linear(linear)
 
     def rows(part: int) -> HeadRows:

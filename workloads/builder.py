@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask, Operator
 from tilewright.dataflow.tensor import Role, Tensor
-from tilewright.workloads.run import Parameter, Part, Run
+from tilewright.workloads.run import Parameter, Part, Run, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Linear:
     weight_tied_to: str = ""
     bias_tied_to: str = ""
     adapts: bool = True  # "all-linear" includes it
+    bmm_group: str = "bmm"  # the group of batched products that an adapter adds to it
 
     @property
     def name(self) -> str:
@@ -56,6 +57,10 @@ class Adapters(Protocol):
     @property
     def is_empty(self) -> bool:
         """Whether no module is changed."""
+        ...
+
+    def before(self, builder: "LayerBuilder", linear: Linear) -> Linear:
+        """Add what an adapter does to the input of a linear module; return the module as it then is."""
         ...
 
     def linear(self, builder: "LayerBuilder", linear: Linear, output: str) -> str:
@@ -154,6 +159,17 @@ class LayerBuilder:
         dtype = self.run.precision.dtype(Role.ADAPTER)
         self.parameters.append(Parameter(parameter, self.size(ranks), dtype, Role.ADAPTER, trainable))
         return self.input(name, ranks, Role.ADAPTER)
+
+    def note_adapter(self, name: str, n_elements: int, *, trainable: bool = True) -> None:
+        """Note adapter parameters that no operator reads."""
+        dtype = self.run.precision.dtype(Role.ADAPTER)
+        self.parameters.append(Parameter(name, n_elements, dtype, Role.ADAPTER, trainable))
+
+    def note_buffer(self, name: str, n_elements: int, *, shared: bool = False) -> None:
+        """Note adapter numbers that are stored and no parameter; a shared one exists once in the model."""
+        dtype = self.run.precision.dtype(Role.ADAPTER)
+        storage: Storage = "shared_buffer" if shared else "buffer"
+        self.parameters.append(Parameter(name, n_elements, dtype, Role.ADAPTER, False, storage=storage))
 
     def add(
         self,
@@ -267,6 +283,8 @@ class LayerBuilder:
 
         A tied weight keeps the layout of the table that it shares: output rank first.
         """
+        if self._adapters:
+            linear = self._adapters.before(self, linear)
         name, tied = linear.name, linear.weight_tied_to
         ranks = (*linear.output, *linear.inner) if tied else (*linear.inner, *linear.output)
         weight = self.weight(linear.module, "weight", ranks, tied, linear.part)
@@ -303,4 +321,4 @@ def shifted(rank: str, offset: int) -> Index:
 
 def times(parameters: Iterable[Parameter], count: int) -> tuple[Parameter, ...]:
     """The parameters of one layer, for `count` layers."""
-    return tuple(replace(parameter, count=parameter.count * count) for parameter in parameters)
+    return tuple(p if p.storage == "shared_buffer" else replace(p, count=p.count * count) for p in parameters)

@@ -47,6 +47,7 @@ class Counts:
     params_input_embedding: int
     n_param_tensors: int
     n_trainable_tensors: int
+    adapter_buffer_elems: int
     flops_total: int
     flops_linear: int
     flops_attention_bmm: int
@@ -136,7 +137,9 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
     return flops, n_ops, elements
 
 
-def _parameter_sums(parameters: tuple[Parameter, ...]) -> dict[str, int]:
+def _parameter_sums(stored: tuple[Parameter, ...]) -> dict[str, int]:
+    parameters = tuple(parameter for parameter in stored if parameter.storage == "parameter")
+    buffers = [parameter for parameter in stored if parameter.storage != "parameter"]
     own = [parameter for parameter in parameters if not parameter.tied_to]
     base = [parameter for parameter in own if parameter.role is not Role.ADAPTER]
     trained = [parameter for parameter in own if parameter.trainable]
@@ -149,6 +152,7 @@ def _parameter_sums(parameters: tuple[Parameter, ...]) -> dict[str, int]:
         "params_input_embedding": _elements(p for p in base if p.part == "table"),
         "n_param_tensors": sum(parameter.count for parameter in own),
         "n_trainable_tensors": sum(parameter.count for parameter in trained),
+        "adapter_buffer_elems": _elements(buffers),
     }
 
 

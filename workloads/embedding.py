@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tilewright.dataflow.operator import Access, Index
+from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import LayerBuilder, Linear, Module, shifted, word
 from tilewright.workloads.norms import Norm, normalise
@@ -54,11 +54,14 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
     """
     builder.rank("v", spec.vocab_size)
     width = builder.rank("w", spec.table_width) if spec.project else "d"
-    tokens = builder.input("tokens", ("b", "m"), Role.INDEX)
+    token = builder.rank("j", builder.run.seq - builder.run.n_prompt) if builder.run.n_prompt else "m"
+    tokens = builder.input("tokens", ("b", token), Role.INDEX)
     table = builder.weight(spec.table, "weight", ("v", width), spec.tied_to, part="table")
     rows = Access(table, (Index(), Index.of(width)))
-    x = builder.gather(word(spec.table), "rows", ("b", "m", width), (builder.access(tokens), rows))
+    x = builder.gather(word(spec.table), "rows", ("b", token, width), (builder.access(tokens), rows))
     x = builder.adapt_embedding(spec.table, tokens, x)
+    if builder.run.n_prompt:
+        x = _prepend(builder, x, width)
     if spec.relative:
         _score_bias(builder, spec.relative)
     if spec.n_angles and builder.run.lowering == "reference":
@@ -114,3 +117,13 @@ def _score_bias(builder: LayerBuilder, spec: RelativeBias) -> None:
     table = builder.weight(spec.module, "weight", ("k", "h"))
     inputs = (builder.access(buckets), Access(table, (Index(), Index.of("h"))))
     builder.keep(builder.gather(word(spec.module), "position_bias", ("h", "m", "n"), inputs))
+
+
+def _prepend(builder: LayerBuilder, rows: str, width_rank: str) -> str:
+    """The prompt's vectors before the rows of the tokens: x[b, m, d] of rows[b, j, d], m = prompt + j."""
+    builder.rank("z", builder.run.n_prompt)
+    prompt = builder.input("prompt", ("z", width_rank), Role.ADAPTER)
+    x = builder.tensor("prompted", ("b", "m", width_rank), Role.ACTIVATION)
+    output = Access(x, (Index.of("b"), shifted("j", builder.run.n_prompt), Index.of(width_rank)))
+    inputs = (builder.access(rows), Access(prompt, (Index(), Index.of(width_rank))))
+    return builder.add("prepend", Kind.SCATTER, output, inputs, group="adapter")

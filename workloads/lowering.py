@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
@@ -23,8 +23,16 @@ class AdapterPlan(Protocol):
         """What changes in one layer with these modules; equal and hashable for layers that change alike."""
         ...
 
-    def refuse(self, modules: tuple[Module, ...]) -> NoReturn:
-        """Raise InputError because none of the model's modules is targeted."""
+    def adjusted(self, run: Run) -> Run:
+        """The run with the tokens or keys that the adapter adds."""
+        ...
+
+    def prelude(self, builder: LayerBuilder) -> str | None:
+        """Add what runs before the model, with its parameters; None where nothing runs."""
+        ...
+
+    def check(self, modules: tuple[Module, ...], changed: bool) -> None:
+        """Raise InputError if the adapter must change a module of the model and `changed` none."""
         ...
 
 
@@ -41,8 +49,8 @@ def lower(model: Model, run: Run, plan: AdapterPlan | None) -> Lowered:
     whole = _lower_parts(model.all_parts(run), plan)
     if isinstance(model, EncoderDecoder) and model.shared:
         _share(whole, model, run)
-    if plan and not whole.changed:
-        plan.refuse(tuple(whole.modules))
+    if plan:
+        plan.check(tuple(whole.modules), whole.changed)
     parts = model.parts(run)
     executed = whole if parts == model.all_parts(run) else _lower_parts(parts, plan)
     return tuple(executed.classes), tuple(whole.parameters)
@@ -50,6 +58,8 @@ def lower(model: Model, run: Run, plan: AdapterPlan | None) -> Lowered:
 
 def _lower_parts(parts: tuple[Part, ...], plan: AdapterPlan | None) -> "_Lowering":
     lowering = _Lowering(plan)
+    if plan:
+        lowering.add_prelude(plan, parts[-1].run)
     for part in parts:
         lowering.add(part)
     return lowering
@@ -86,6 +96,16 @@ class _Lowering:
             first += count
         if stack.final_norm or stack.head:
             self._emit(part, "head", lambda builder: _finish(builder, stack))
+
+    def add_prelude(self, plan: AdapterPlan, run: Run) -> None:
+        """Add what an adapter runs before the model."""
+        builder = LayerBuilder("adapter", "", run)
+        builder.rank("b", run.batch)
+        output = plan.prelude(builder)
+        if output is not None:
+            self._take("adapter", builder.build(output), builder.parameters, 1)
+        else:
+            self.parameters.extend(builder.parameters)
 
     def _emit(self, part: Part, name: str, fill: _Fill) -> None:
         """Add a layer that stands alone."""
@@ -144,7 +164,19 @@ class _Lowering:
 
     def _take(self, name: str, graph: Graph, parameters: list[Parameter], count: int) -> None:
         self.classes.append(LayerClass(name, graph, count))
-        self.parameters.extend(times(parameters, count))
+        for parameter in times(parameters, count):
+            if parameter.storage == "shared_buffer":
+                self._share_buffer(parameter)
+            else:
+                self.parameters.append(parameter)
+
+    def _share_buffer(self, buffer: Parameter) -> None:
+        """Keep one buffer of a name, the largest."""
+        known = [place for place, other in enumerate(self.parameters) if other.name == buffer.name]
+        if not known:
+            self.parameters.append(buffer)
+        elif self.parameters[known[0]].n_elements < buffer.n_elements:
+            self.parameters[known[0]] = buffer
 
 
 def _finish(builder: LayerBuilder, stack: Transformer) -> str:

@@ -12,6 +12,7 @@ Logits = Literal["all", "last"]
 AdapterMode = Literal["unmerged", "merged", "none"]
 AttentionForm = Literal["three_pass", "one_pass"]
 Part = Literal["table", "body", "head"]
+Storage = Literal["parameter", "buffer", "shared_buffer"]
 
 #: The parameter of a cache append that tells how many rows the cache still holds after the step.
 KEPT_ROWS = "kept_rows"
@@ -22,7 +23,8 @@ class Parameter:
     """`count` parameter tensors of one shape, `*` in the name standing for the layer.
 
     A tensor that shares the storage of another one names it in `tied_to`. `part` is the place in the
-    model: the token table, the head, or the body between them.
+    model: the token table, the head, or the body between them. A buffer is
+    stored and is no parameter; a shared one exists once, as large as its largest user needs.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Parameter:
     count: int = 1
     tied_to: str = ""
     part: Part = "body"
+    storage: Storage = "parameter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Run:
     """One execution of a model: what is stated on top of the model and its adapter.
 
     `seq` tokens are computed for each of `batch` sequences that hold `cache` tokens already. A decoder that
-    looks at an encoder sees `encoder_seq` tokens of it.
+    looks at an encoder sees `encoder_seq` tokens of it. The first `n_prompt` of the `seq` tokens are trained
+    vectors; `n_prefix` more keys and values stand before the cache of every layer.
     """
 
     phase: Phase
@@ -52,6 +56,8 @@ class Run:
     logits: Logits
     attention: AttentionForm = "three_pass"
     encoder_seq: int = 0
+    n_prompt: int = 0
+    n_prefix: int = 0
 
     @property
     def n_positions(self) -> int:

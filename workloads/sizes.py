@@ -55,7 +55,7 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
     if sizes.image is not None:
         raise InputError(f"{source}: {model.model_type} takes tokens (seq), no image")
     seq = sizes.seq or (1 if phase == "decode" else _default(model, DEFAULT_TOKENS, cache))
-    _check_positions(model, seq, cache, source)
+    check_positions(model, seq, cache, source)
     return model, seq, 0
 
 
@@ -76,8 +76,8 @@ def _of_pair(model: EncoderDecoder, phase: Phase, sizes: Sizes, source: str) -> 
     if seq is None:
         default = _default(model.decoder, DEFAULT_DECODER_TOKENS, sizes.cache or 0)
         seq = 1 if phase == "decode" else default
-    _check_positions(model.encoder, encoder_seq, 0, source)
-    _check_positions(model.decoder, seq, sizes.cache or 0, source)
+    check_positions(model.encoder, encoder_seq, 0, source)
+    check_positions(model.decoder, seq, sizes.cache or 0, source)
     return seq, encoder_seq
 
 
@@ -104,7 +104,8 @@ def _default(model: Transformer, n_tokens: int, cache: int) -> int:
     return n_tokens if model.max_positions is None else max(1, min(n_tokens, model.max_positions - cache))
 
 
-def _check_positions(model: Transformer, seq: int, cache: int, source: str) -> None:
+def check_positions(model: Model, seq: int, cache: int, source: str) -> None:
+    """Raises InputError if the tokens held and computed exceed the positions that the model has."""
     if model.max_positions is not None and seq + cache > model.max_positions:
         raise InputError(
             f"{source}: cache {cache} + seq {seq} exceed the {model.max_positions} positions of the model"

@@ -1,7 +1,7 @@
 """Which modules an adapter file targets, resolved as the reference library does."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -76,7 +76,7 @@ def check_pattern(pattern: str, field: str, source: str) -> None:
         raise InputError(f"{source}: {field}: {pattern[:60]!r} is not a pattern: {error}") from None
 
 
-def patterns_vary_by_layer(patterns: Mapping[str, object]) -> bool:
+def patterns_vary_by_layer(patterns: Iterable[str]) -> bool:
     """Whether a pattern may match one layer and not another."""
     return any(_may_name_a_layer(pattern) for pattern in patterns)
 

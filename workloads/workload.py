@@ -8,12 +8,13 @@ from typing import Any, cast, get_args
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
 from tilewright.workloads.adapter import adapter_names, plan_adapter, read_adapter
+from tilewright.workloads.adapter_plan import AdapterError
 from tilewright.workloads.families import family_of
 from tilewright.workloads.lowering import lower
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
-from tilewright.workloads.sizes import Sizes, fitted
+from tilewright.workloads.sizes import Sizes, check_positions, fitted
 from tilewright.workloads.transformer import Model
 
 
@@ -109,7 +110,12 @@ def load_workload(
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
     mode = cast(AdapterMode, adapter_mode if stated else "none")
     plan = plan_adapter(stated, spec, family.targets) if stated else None
-    network, parameters = lower(spec, run, plan)
+    adapted = plan.adjusted(run) if plan else run
+    check_positions(spec, adapted.seq, adapted.cache, source)
+    try:
+        network, parameters = lower(spec, adapted, plan)
+    except AdapterError as error:
+        raise InputError(f"{stated.source if stated else source}: {error}") from None
     if plan and mode != "unmerged":  # lowered with the adapter all the same: a wrong one is refused
         network, parameters = lower(spec, run, None)
     if mode == "merged":

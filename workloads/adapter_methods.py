@@ -1,0 +1,209 @@
+"""All adapter methods by the name that files give them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from tilewright.dataflow.errors import InputError
+from tilewright.workloads.adapter_file import (
+    HEADS_BY_TASK,
+    AdaLoraFile,
+    AdapterFile,
+    BoftFile,
+    Ia3File,
+    LokrFile,
+    LoraFile,
+    PrefixFile,
+    PromptFile,
+    ShiraFile,
+    TunerFile,
+    VeraFile,
+)
+from tilewright.workloads.adapter_plan import Change, Trained, TunerPlan
+from tilewright.workloads.attention import Attention
+from tilewright.workloads.block import Block
+from tilewright.workloads.builder import Module
+from tilewright.workloads.butterfly import Butterfly
+from tilewright.workloads.lora import Dora, Lora, lora_scale
+from tilewright.workloads.lowering import AdapterPlan
+from tilewright.workloads.prompts import PrefixPlan, PromptPlan
+from tilewright.workloads.targets import Targets, by_pattern, check_pattern
+from tilewright.workloads.transformer import Model, Transformer
+from tilewright.workloads.tuners import AdaLora, Kronecker, Rescale, SparseDelta, Vera
+
+F = TypeVar("F", bound=AdapterFile)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where an adapter goes: the model, its modules by logical target, what is asked of them."""
+
+    model: Model
+    targets: Mapping[str, str | tuple[str, ...]]
+    source: str
+    logical: tuple[str, ...] = ()
+
+    def modules(self, logical: tuple[str, ...]) -> tuple[str, ...]:
+        """Module paths of logical targets, each once: a fused module stands for all of its parts."""
+        for target in logical:
+            if target not in self.targets:
+                raise InputError(
+                    f"{self.source}: {self.model.model_type} has no module for target {target!r};"
+                    f" it has {', '.join(self.targets)}"
+                )
+        stated = [self.targets[target] for target in logical]
+        each = [(modules,) if isinstance(modules, str) else modules for modules in stated]
+        return tuple(dict.fromkeys(module for modules in each for module in modules))
+
+    def check_rank(self, rank: int) -> None:
+        if rank > self.model.width:
+            raise InputError(
+                f"{self.source}: r must be at most the model's width {self.model.width}, got {rank}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterMethod(Generic[F]):
+    """One `peft_type`: the fields of its file, and what a file does to a model."""
+
+    file: type[F]
+    plan: Callable[[F, Site], AdapterPlan]
+
+
+def _trained(file: AdapterFile, bias: str = "none") -> Trained:
+    heads = HEADS_BY_TASK.get(file.task_type or "", ())
+    return Trained(bias, (*(file.modules_to_save or ()), *heads))
+
+
+def _always(change: Change) -> Callable[[Module, str], Change]:
+    """The same change for every targeted module."""
+    return lambda _module, _path: change
+
+
+def _tuner(
+    file: TunerFile,
+    site: Site,
+    change: Callable[[Module, str], Change],
+    *,
+    default: tuple[str, ...] = ("q", "v"),
+    patterns: Mapping[str, object] | None = None,
+    trained: Trained | None = None,
+) -> TunerPlan:
+    """The plan of a method that changes modules; `default` are its targets where the file names none."""
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(pattern := getattr(file, field), str):
+            check_pattern(pattern, field, site.source)
+    modules = site.modules(site.logical or default) if file.target_modules is None else ()
+    targets = file.targets(modules, site.model.stacks)
+    plan = TunerPlan(site.source, site.model.model_type, targets, change, trained or _trained(file))
+    return replace(plan, patterns=tuple(patterns or ()), old_path=site.model.old_path)
+
+
+def _lora(file: LoraFile, site: Site) -> TunerPlan:
+    ranks, alphas = file.rank_pattern or {}, file.alpha_pattern or {}
+    for rank in (file.r, *ranks.values()):
+        site.check_rank(rank)
+    for field, patterns in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
+        for pattern in patterns:
+            check_pattern(pattern, field, site.source)
+    trained = replace(_trained(file, file.bias), tokens=tuple(file.trained_tokens.items()))
+    kind = Dora if file.use_dora else Lora
+
+    def change(module: Module, path: str) -> Lora:
+        rank = by_pattern(ranks, path, file.r)
+        scale = lora_scale(by_pattern(alphas, path, file.lora_alpha), rank, file.use_rslora)
+        return kind(rank, scale, file.lora_bias and module.kind == "linear")
+
+    return _tuner(file, site, change, patterns={**ranks, **alphas}, trained=trained)
+
+
+def _adalora(file: AdaLoraFile, site: Site) -> TunerPlan:
+    site.check_rank(file.init_r)
+    change = AdaLora(file.init_r, file.lora_alpha / file.init_r)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _ia3(file: Ia3File, site: Site) -> TunerPlan:
+    stated = file.feedforward_modules
+    if stated is None:
+        stated = list(site.modules(("down",)))
+    if isinstance(stated, str):
+        check_pattern(stated, "feedforward_modules", site.source)
+    inward = Targets(stated if isinstance(stated, str) else tuple(stated))
+    return _tuner(
+        file, site, lambda module, path: Rescale(inward.match(module, path)), default=("k", "v", "down")
+    )
+
+
+def _vera(file: VeraFile, site: Site) -> TunerPlan:
+    change = Vera(file.r)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _shira(file: ShiraFile, site: Site) -> TunerPlan:
+    site.check_rank(file.r)
+    change = SparseDelta(file.r)
+    return _tuner(file, site, _always(change))
+
+
+def _lokr(file: LokrFile, site: Site) -> TunerPlan:
+    ranks = file.rank_pattern or {}
+    for pattern in ranks:
+        check_pattern(pattern, "rank_pattern", site.source)
+
+    def change(_module: Module, path: str) -> Kronecker:
+        return Kronecker(by_pattern(ranks, path, file.r), file.decompose_factor, file.decompose_both)
+
+    return _tuner(file, site, change, patterns=ranks)
+
+
+def _boft(file: BoftFile, site: Site) -> TunerPlan:
+    change = Butterfly(file.boft_block_size, file.boft_block_num, file.boft_n_butterfly_factor)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _prompt(file: PromptFile, site: Site) -> PromptPlan:
+    _one_stack(site)
+    return PromptPlan(file.num_virtual_tokens, site.model.width, _trained(file))
+
+
+def _prefix(file: PrefixFile, site: Site) -> PrefixPlan:
+    """Raises InputError if the file was made for a model with other layers or other keys."""
+    stack = _one_stack(site)
+    attention = _attention(stack, site)
+    width = attention.n_kv_heads * attention.head_dim
+    for name, stated, own in (
+        ("num_layers", file.num_layers, stack.n_layers), ("token_dim", file.token_dim, width),
+    ):  # fmt: skip
+        if stated is not None and stated != own:
+            raise InputError(f"{site.source}: {name} is {stated}, this {stack.model_type} model has {own}")
+    inner = (file.encoder_hidden_size or width) if file.prefix_projection else 0
+    return PrefixPlan(
+        file.num_virtual_tokens, width, _trained(file), n_layers=stack.n_layers, inner_width=inner
+    )
+
+
+def _one_stack(site: Site) -> Transformer:
+    if not isinstance(site.model, Transformer):
+        raise InputError(f"{site.source}: prompts of an encoder with a decoder are not supported")
+    return site.model
+
+
+def _attention(stack: Transformer, site: Site) -> Attention:
+    block = stack.blocks[0][0]
+    if not isinstance(block, Block):
+        raise InputError(f"{site.source}: {stack.model_type} has no keys and values to put a prefix before")
+    return block.attention
+
+
+METHODS: Mapping[str, AdapterMethod[Any]] = {
+    "LORA": AdapterMethod(LoraFile, _lora),
+    "ADALORA": AdapterMethod(AdaLoraFile, _adalora),
+    "IA3": AdapterMethod(Ia3File, _ia3),
+    "VERA": AdapterMethod(VeraFile, _vera),
+    "SHIRA": AdapterMethod(ShiraFile, _shira),
+    "LOKR": AdapterMethod(LokrFile, _lokr),
+    "BOFT": AdapterMethod(BoftFile, _boft),
+    "PROMPT_TUNING": AdapterMethod(PromptFile, _prompt),
+    "PREFIX_TUNING": AdapterMethod(PrefixFile, _prefix),
+}

@@ -1,0 +1,133 @@
+"""BOFT: a weight rotated by permuted block-diagonal matrices (arXiv 2311.06243)."""
+
+from dataclasses import dataclass, replace
+
+from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
+from tilewright.dataflow.tensor import Role
+from tilewright.workloads.adapter_plan import AdapterError, Change
+from tilewright.workloads.builder import LayerBuilder, Linear, word
+
+
+@dataclass(frozen=True, slots=True)
+class Butterfly(Change):
+    """y = s (W R) x with R a product of `n_factors` matrices of blocks of `block`; s and the blocks train.
+
+    Where `block` is 0 there are `n_blocks` of them.
+
+    The reference makes R in full at each call, rotates W by it and multiplies once more; hardware rotates x.
+    """
+
+    block: int
+    n_blocks: int
+    n_factors: int
+
+    def before(self, builder: LayerBuilder, linear: Linear) -> Linear:
+        if builder.run.lowering == "reference":
+            return linear
+        name = linear.name
+        blocks, source = self._blocks(builder, linear), linear.input
+        last = linear.inner[-1]
+        block = self._block(builder, linear)
+        if builder.size((last,)) % block:
+            raise AdapterError(f"blocks of {block} do not divide the heads before {linear.module}")
+        for number in range(self.n_factors):
+            inner = builder.rank(f"boft_q_{name}", block)
+            row = Index((IndexTerm(last), IndexTerm(last, -block, block)))
+            near = Index((IndexTerm(last, block, block), IndexTerm(inner)))
+            rotation = Access(
+                blocks, (Index(offset=number), _block_of(builder, linear, block), row, Index.of(inner))
+            )
+            read = Access(source.tensor, (*source.indices[:-1], near))
+            output = builder.contraction(
+                f"{name}_boft_{number}",
+                f"{name}_boft_{number}_out",
+                source.ranks,
+                (read, rotation),
+                "adapter",
+            )
+            source = builder.access(output)
+        return replace(linear, input=source)
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        name, path = linear.name, builder.full_path(linear.module)
+        if builder.run.lowering == "reference":
+            output = self._with_rotated_weight(builder, linear)
+        scale = builder.adapter_weight(f"{name}_boft_s", linear.output, f"{path}.boft_s")
+        terms = (builder.access(output), builder.access(scale))
+        return builder.pointwise(f"{name}_boft_scale", f"{name}_adapted", terms, "mul", group="adapter")
+
+    def _block(self, builder: LayerBuilder, linear: Linear) -> int:
+        """The size of a block; blocks must divide the inputs."""
+        width = builder.size(linear.inner)
+        if width % (self.block or self.n_blocks):
+            stated = f"boft_block_size {self.block}" if self.block else f"boft_block_num {self.n_blocks}"
+            path = builder.full_path(linear.module)
+            raise AdapterError(f"{stated} does not divide the {width} inputs of {path}")
+        return self.block or width // self.n_blocks
+
+    def _blocks(self, builder: LayerBuilder, linear: Linear) -> str:
+        """The trained blocks [factor, block, row, column]."""
+        name, path, width = linear.name, builder.full_path(linear.module), builder.size(linear.inner)
+        block = self._block(builder, linear)
+        sizes = {"n": self.n_factors, "o": width // block, "p": block, "c": block}
+        ranks = tuple(builder.rank(f"boft_{key}_{name}", size) for key, size in sizes.items())
+        return builder.adapter_weight(f"{name}_boft_r", ranks, f"{path}.boft_R")
+
+    def _with_rotated_weight(self, builder: LayerBuilder, linear: Linear) -> str:
+        """(W R) x as the library runs it: two batched products per factor, one of W, one of x."""
+        name, path, width = linear.name, builder.full_path(linear.module), builder.size(linear.inner)
+        blocks = self._blocks(builder, linear)
+        builder.note_buffer(f"{path}.boft_P", self.n_factors * width * width)
+        n = f"boft_n_{name}"
+        w, x, y, z = (builder.rank(f"boft_{key}_{name}", width) for key in "wxyz")
+        permute = builder.input(f"{name}_boft_p", (n, w, x), Role.ADAPTER)
+        source = (Access(blocks, (Index.of(n), Index(), Index(), Index())),)
+        diagonal = builder.pointwise(
+            f"{name}_boft_cayley", f"{name}_boft_diagonal", source, "cayley", ranks=(n, x, z), group="adapter"
+        )
+        factors = (builder.access(diagonal), Access.of(permute, n, y, z))
+        once = builder.contraction(
+            f"{name}_boft_right", f"{name}_boft_once", (n, x, y), factors, linear.bmm_group
+        )
+        factors = (builder.access(permute), builder.access(once))
+        rotation = builder.contraction(
+            f"{name}_boft_left", f"{name}_boft_twice", (n, w, y), factors, linear.bmm_group
+        )
+        rotation = self._chained(builder, name, rotation)
+        weight = builder.access(word(f"{linear.module}.weight"))
+        row = Access(rotation, (Index(), Index.of(w), _flat(builder, linear.inner)))
+        rotated = builder.contraction(
+            f"{name}_boft_rotate", f"{name}_boft_weight", (w, *linear.output), (row, weight), "adapter"
+        )
+        read = Access(rotated, (_flat(builder, linear.inner), *map(Index.of, linear.output)))
+        ranks = (*linear.kept, *linear.output)
+        return builder.contraction(f"{name}_boft", f"{name}_boft_out", ranks, (linear.input, read), "adapter")
+
+    def _chained(self, builder: LayerBuilder, name: str, rotation: str) -> str:
+        """The product of all factors, one after the other."""
+        if self.n_factors == 1:
+            return rotation
+        w, x, y = (f"boft_{key}_{name}" for key in "wxy")
+        one = builder.rank(f"boft_one_{name}", 1)
+        output = builder.tensor(f"{name}_boft_chain", (one, w, y), Role.ACTIVATION)
+        factors = (Access(rotation, (Index(), Index.of(w), Index.of(x))),
+                   Access(rotation, (Index(offset=1), Index.of(x), Index.of(y))))  # fmt: skip
+        return builder.add(
+            f"{name}_boft_multiply", Kind.CONTRACTION, builder.access(output), factors,
+            function="mul", reduce="sum", group="adapter", repeat=self.n_factors - 1,
+        )  # fmt: skip
+
+
+def _flat(builder: LayerBuilder, ranks: tuple[str, ...]) -> Index:
+    """The position in the ranks taken as one, the last one fastest."""
+    sizes = [builder.size(ranks[place + 1 :]) for place in range(len(ranks))]
+    return Index(tuple(IndexTerm(rank, size) for rank, size in zip(ranks, sizes, strict=True)))
+
+
+def _block_of(builder: LayerBuilder, linear: Linear, block: int) -> Index:
+    """The block that an input of a linear module lies in."""
+    *outer, last = linear.inner
+    n_blocks = builder.size((last,)) // block
+    terms = _flat(builder, tuple(outer)).terms if outer else ()
+    scaled = tuple(IndexTerm(term.rank, term.coefficient * n_blocks) for term in terms)
+    return Index((*scaled, IndexTerm(last, 1, block)))
