@@ -17,27 +17,31 @@ _RESIDENCIES: tuple[Residency, ...] = ("stream", "panel", "whole")
 
 
 @lru_cache(maxsize=4096)
-def tile_candidates(sizes: tuple[int, ...], quantum: int, limit: int = MAX_CANDIDATES) -> tuple[int, ...]:
-    """Tiles of ranks with `sizes` (outermost first) worth trying, ascending, all of them included.
+def tile_candidates(
+    sizes: tuple[int, ...], quantum: int, limit: int = MAX_CANDIDATES, most: int | None = None
+) -> tuple[int, ...]:
+    """Tiles of ranks with `sizes` (outermost first) worth trying: up to `limit`, ascending, none above `most`.
 
     A tile takes inner ranks whole and cuts one rank; of the tiles with equal trip counts only the smallest
     multiple of `quantum` (the array's edge) is kept. Below the quantum, halves of it down to 1 remain, for
-    buffers that hold no more.
+    buffers that hold no more. 1 is always among them.
     """
     found = {1}
     inner = 1
     for size in reversed(sizes):
         unit = max(1, min(size, -(-quantum // inner)))
         n_units = -(-size // unit)
-        for n_tiles in _distinct_trips(n_units):
-            found.add(inner * min(size, unit * -(-n_units // n_tiles)))
+        found.update(inner * min(size, unit * -(-n_units // trips)) for trips in _distinct_trips(n_units))
         while unit > 1:
             unit = -(-unit // 2)
             found.add(inner * unit)
         inner *= size
+    if most is not None:
+        found = {tile for tile in found if tile <= most} | {1}
     return _thinned(sorted(found), limit)
 
 
+@lru_cache(maxsize=1024)
 def _distinct_trips(n: int) -> list[int]:
     """The trip counts ceil(n / t) that differ, for t in 1..n."""
     trips = []

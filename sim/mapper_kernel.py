@@ -152,7 +152,7 @@ def fits(m_tile: int, n_tile: int, k_tile: int, configuration: IntArray, sizes: 
     b_elements = (sizes[N] if b_residency == WHOLE else n_tile) * (
         k_tile if b_residency == STREAM else sizes[K]
     )
-    return (
+    return bool(
         m_tile * n_tile <= sizes[C_ELEMENTS]
         and a_elements * sizes[A_BITS] <= 8 * sizes[A_ROOM]
         and b_elements * sizes[B_BITS] <= 8 * sizes[B_ROOM]

@@ -10,11 +10,12 @@ from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.program import Program
 from tilewright.sim.architecture import Architecture
 from tilewright.sim.device import Device
+from tilewright.sim.mapper import map_contraction
 from tilewright.sim.mapper_machine import Machine, machine_of
 from tilewright.sim.mapping import OBJECTIVES, MappingError, Objective
 from tilewright.sim.sequential_attention import AttentionStage, Choice
 from tilewright.sim.sequential_emit import Emitter
-from tilewright.sim.sequential_gemm import GemmStage
+from tilewright.sim.sequential_gemm import GemmStage, problem_of
 from tilewright.sim.sequential_plan import (
     AttentionPlan,
     Fusion,
@@ -30,6 +31,8 @@ from tilewright.sim.space import Space, Value
 
 # What a declared architecture, which states no choices of the family, is scheduled with.
 _DEFAULT_COPIES = 2
+# A fused attention that takes more than this many times the array's peak is compared with separate stages.
+_POOR = 4.0
 
 
 class Sequential:
@@ -96,7 +99,7 @@ class _Scheduler:
         choices: dict[str, Choice] = {}
         for name, fused in attention.items():
             choice = fused.choose()
-            if choice is None:
+            if choice is None or self._is_faster_apart(fused, choice, fusion, objective):
                 return None
             choices[name] = choice
         if choices:
@@ -114,6 +117,31 @@ class _Scheduler:
         program = emitter.program()
         _check_capacity(program, self._machine)
         return program
+
+    def _is_faster_apart(
+        self, stage: AttentionStage, choice: Choice, fusion: Fusion, objective: Objective
+    ) -> bool:
+        """Whether the operators of a fused attention take less time as stages of their own.
+
+        They may where the buffers hold only a few rows of scores. Estimated only where the fused stage is
+        far from the array's peak.
+        """
+        if choice.cycles < _POOR * stage.peak_cycles():
+            return False
+        plan = _plan(self._graph, Fusion(fusion.maps, False, fusion.low_rank))
+        rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
+        emitter = Emitter(self._graph, self._machine, self._copies, {})
+        names = {operator.name for operator in stage.plan.operators}
+        cycles = 0.0
+        for part in plan.stages:
+            if not names.issuperset(operator.name for operator in part.operators):
+                continue
+            if isinstance(part, GemmPlan):
+                problem = problem_of(self._graph, self._machine, part, rooms, self._copies)
+                cycles += map_contraction(problem, self._machine.architecture, objective).cycles
+            elif isinstance(part, VectorPlan):
+                cycles += VectorStage(emitter, part, rooms).estimate()
+        return cycles < choice.cycles
 
 
 def _check_capacity(program: Program, machine: Machine) -> None:

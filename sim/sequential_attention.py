@@ -75,9 +75,10 @@ class AttentionStage:
         quantum = max(array.rows, array.cols)
         row_sizes = tuple(graph.size(rank) for rank in self.score.m)
         keys = graph.size(self._keys)
+        most_rows, most_keys = self._most()
         fitting: list[Choice] = []
-        for rows in reversed(tile_candidates(row_sizes, quantum, 8)):
-            for n_keys in reversed(tile_candidates((keys,), quantum, 8)):
+        for rows in reversed(tile_candidates(row_sizes, quantum, 6, most_rows)):
+            for n_keys in reversed(tile_candidates((keys,), quantum, 6, most_keys)):
                 tile = self._tile(row_sizes, rows, n_keys)
                 for resident in (True, False):
                     if self._fits(rows, n_keys, resident):
@@ -89,6 +90,12 @@ class AttentionStage:
             (choice for choice in fitting if choice.cycles <= limit),
             key=lambda choice: (choice.key_bytes, choice.cycles),
         )
+
+    def peak_cycles(self) -> float:
+        """Cycles of both products at the array's peak, masked points left out."""
+        graph, machine = self.emitter.graph, self.emitter.machine
+        macs = graph.n_points(self.plan.score) + graph.n_points(self.plan.mix)
+        return macs / machine.array.macs_per_cycle * machine.array_scale
 
     def need(self, choice: Choice) -> AttentionNeed:
         """What the tiling takes of the rooms that attention alone uses."""
@@ -108,6 +115,18 @@ class AttentionStage:
         tile[self._keys] = n_keys
         inner = (*self.score.k, *self.mix.n)
         return tile | {rank: self.emitter.graph.size(rank) for rank in inner}
+
+    def _most(self) -> tuple[int, int]:
+        """Rows, and keys, of a tile that fit if the other of the two is 1."""
+        emitter, rooms = self.emitter, self.rooms
+        query, key = (emitter.bits(access.tensor) for access in self.plan.score.inputs)
+        value = emitter.bits(self.plan.mix.inputs[1].tensor)
+        width, out = self._size(self.score.k), self._size(self.mix.n)
+        rows = min(rooms.input_bytes * 8 // (width * query), rooms.mixed // out, rooms.sums)
+        keys = min(
+            rooms.weight_bytes * 8 // (width * key), rooms.value_bytes * 8 // (out * value), rooms.sums
+        )
+        return rows, keys
 
     def _fits(self, rows: int, n_keys: int, resident: bool) -> bool:
         emitter, rooms = self.emitter, self.rooms

@@ -270,19 +270,23 @@ def problem_of(graph: Graph, machine: Machine, plan: GemmPlan, rooms: Rooms, cop
     quantum = max(array.rows, array.cols)
     works = epilogue_works(graph, machine, plan)
     lane_cycles = sum(work.evaluations * machine.evaluation_cycles(work.function) for work in works)
-    m_tiles = tile_candidates(sizes(roles.m), quantum)
-    n_tiles = tile_candidates(sizes(roles.n), quantum)
+    sums = min([rooms.sums, *(rooms.side_bytes * 8 // bits(access) for access in plan.moving)])
+    a_room, b_room = (
+        8 * room // bits(access)
+        for room, access in zip((rooms.input_bytes, rooms.weight_bytes), operator.inputs, strict=True)
+    )
+    most_m, most_n = min(sums, a_room), min(sums, b_room)
     if plan.low_rank:
         low = plan.low_rank.down
-        row_bits = bits(low.output) * prod(sizes(roles_of(low).n))
-        m_tiles = _at_most(rooms.low_bytes * 8 // row_bits, m_tiles)
+        most_m = min(most_m, rooms.low_bytes * 8 // (bits(low.output) * prod(sizes(roles_of(low).n))))
     for access in plan.fixed:
         if graph.n_bytes(access.tensor) > rooms.constant_bytes:
-            n_tiles = _at_most(rooms.constant_bytes * 8 // bits(access), n_tiles)
-    sums = min([rooms.sums, *(rooms.side_bytes * 8 // bits(access) for access in plan.moving)])
+            most_n = min(most_n, rooms.constant_bytes * 8 // bits(access))
     return GemmProblem(
         name=operator.name, m=m, n=n, k=k, batch=batch,
-        m_tiles=m_tiles, n_tiles=n_tiles, k_tiles=tile_candidates(sizes(roles.k), array.rows, limit=8),
+        m_tiles=tile_candidates(sizes(roles.m), quantum, most=most_m),
+        n_tiles=tile_candidates(sizes(roles.n), quantum, most=most_n),
+        k_tiles=tile_candidates(sizes(roles.k), array.rows, 8, max(a_room, b_room)),
         a_bits=bits(operator.inputs[0]), b_bits=bits(operator.inputs[1]), output_bits=bits(plan.output),
         accumulator_bits=array.accumulator_bits,
         a_bytes=rooms.input_bytes, b_bytes=rooms.weight_bytes, c_elements=sums, copies=copies,
@@ -292,8 +296,3 @@ def problem_of(graph: Graph, machine: Machine, plan: GemmPlan, rooms: Rooms, cop
         a_stays=plan.low_rank is not None,
         m_outer=operator.mask is not None or plan.low_rank is not None,
     )  # fmt: skip
-
-
-def _at_most(limit: int, tiles: tuple[int, ...]) -> tuple[int, ...]:
-    """The tiles up to `limit`; the smallest one stays, for the check of capacity to judge."""
-    return tuple(tile for tile in tiles if tile <= limit) or tiles[:1]

@@ -1,7 +1,7 @@
 """The stages of the vector unit and of moved rows: loads, one vector nest, stores."""
 
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 from tilewright.dataflow.operator import Access, Kind, Operator
 from tilewright.dataflow.program import Compute, Loop, Nest, Port, Unit
@@ -55,7 +55,7 @@ class VectorStage:
         sizes = tuple(graph.size(rank) for rank in self.plan.rows)
         columns = self._column_tile()
         best: tuple[float, dict[str, int]] | None = None
-        for elements in tile_candidates(sizes, 1, _MAX_TILES):
+        for elements in tile_candidates(sizes, 1, _MAX_TILES, self._most_rows(columns)):
             tile = split_tile(self.plan.rows, sizes, self._serial(elements, sizes)) | columns
             if not self._fits(tile):
                 continue
@@ -63,6 +63,19 @@ class VectorStage:
             if best is None or cycles <= best[0]:
                 best = cycles, tile
         return None if best is None else best[1]
+
+    def estimate(self) -> float:
+        """Estimated cycles of the stage with its best tile; infinite if none fits."""
+        tile = self.best_tile()
+        return inf if tile is None else self._estimate(tile)
+
+    def _most_rows(self, columns: Tile) -> int:
+        """Rows that the first input and the outputs leave room for, whatever the other inputs need."""
+        one = self._token_tile(dict.fromkeys(self.plan.rows, 1) | columns)
+        rooms, outputs = self.rooms, self.plan.outputs
+        limits = [rooms.input_bytes // max(1, self._bytes(access, one)) for access in self.plan.moving[:1]]
+        limits += [rooms.output_bytes // len(outputs) // max(1, self._bytes(a, one)) for a in outputs]
+        return max(1, min(limits))
 
     def _serial(self, elements: int, sizes: tuple[int, ...]) -> int:
         """A scan goes step by step: its serial rank is cut to single steps."""
@@ -243,7 +256,8 @@ def emit_move(emitter: Emitter, plan: MovePlan, rooms: Rooms) -> None:
     source = operator.inputs[-1]
     bits = emitter.bits(operator.output.tensor)
     tiles = [
-        elements for elements in tile_candidates(sizes, 1, _MAX_TILES)
+        elements
+        for elements in tile_candidates(sizes, 1, _MAX_TILES, rooms.input_bytes * 8 // bits)
         if elements * bits <= rooms.input_bytes * 8
         and (operator.kind is Kind.SCATTER or elements // sizes[-1] * 32 <= rooms.index_bytes * 8)
     ]  # fmt: skip
