@@ -44,4 +44,5 @@ def study_progress(
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

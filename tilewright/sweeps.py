@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -88,7 +89,9 @@ def _point(
         if name not in (*_WORKLOAD_AXES, *_PRECISION_AXES, *_HARDWARE_AXES)
     }
     space = template_named(template).space(device_named(device))
-    design = Design(template, device, space.complete(parameters), study.mapping_objective)
+    with suppress(InputError):  # what one device does not offer is refused by the evaluation, as a row
+        parameters = space.complete(parameters)
+    design = Design(template, device, parameters, study.mapping_objective)
     decides = [network_key(workload), template, device, sorted(design.parameters.items()), design.objective,
                study.fidelity, study.tables, MODEL_VERSION]  # fmt: skip
     shown = dict(axes)

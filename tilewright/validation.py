@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median
@@ -159,7 +160,7 @@ def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
 def _dram(points: Path | None) -> list[Record]:
     from tilewright.sim.dram_validation import validate_dram
 
-    return list(validate_dram(points))
+    return [asdict(point) for point in validate_dram(points)]
 
 
 _SETS: dict[str, Callable[[Path | None], list[Record]]] = {"counts": _counts, "dram": _dram}
