@@ -27,7 +27,6 @@ space:
   precision: [int8]
   stationarity: [output]
   vector_lanes: [8, 16]
-  clock_mhz: [225.0, 1050.0]
 constraints: [used_fraction <= 0.8, area_mm2 <= 50]
 search: {evaluations: 16, population: 8, seed: 5}
 """
