@@ -63,7 +63,10 @@ class Loop:
 class Buffer:
     """An on-chip buffer between nests: `copies` slots of `slot_bytes` each in memory slot `slot`.
 
-    It is a bounded first-in first-out queue of tiles: 1 copy is single, 2 is double buffering.
+    It is a bounded first-in first-out queue of tiles: 1 copy is single, 2 is double buffering. Nests that
+    fill it do so one after another in program order. Its readers in one stage all see the same tiles, as many
+    each; those of a later stage start when they are done and take the tiles that follow. No nest reads what
+    it writes.
     """
 
     name: str
@@ -138,7 +141,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class VectorWork:
-    """`evaluations` of `function` per point of `ranks`."""
+    """`evaluations` of `function` per point of `ranks`; no ranks (or the one rank "") are all of the tile."""
 
     function: str
     ranks: tuple[str, ...]
