@@ -82,24 +82,6 @@ def _ports_alike(image: IntArray, saved: IntArray, word: int, nest: int) -> bool
 
 
 @kernel
-def _takes_first_tile(image: IntArray, nest: int, loop: int) -> bool:
-    """Whether a blocked nest, at the first iteration of `loop`, could be about to take a tile there."""
-    if image[nest + at.STATUS] != at.BLOCKED:
-        return False
-    end = image[nest + at.LOOPS] + image[nest + at.N_LOOPS] * at.LOOP_WORDS
-    for inner in range(loop + at.LOOP_WORDS, end, at.LOOP_WORDS):
-        if image[inner + at.ODOMETER] != 0:
-            return False
-    level = (loop - image[nest + at.LOOPS]) // at.LOOP_WORDS
-    port = image[nest + at.PORTS]
-    for _ in range(image[nest + at.N_PORTS]):
-        if image[port + at.DEPTH] <= level:
-            return True
-        port += at.PORT_WORDS
-    return False
-
-
-@kernel
 def last_full(image: IntArray, loop: int) -> int:
     """The last iteration of a loop whose tile is a full one."""
     top = image[loop + at.TRIPS] - 1
@@ -148,7 +130,13 @@ def _last_alike(image: IntArray, nest: int, loop: int, then: int) -> int:
 
 @kernel
 def _nest_periods(image: IntArray, saved: IntArray, word: int, nest: int, period: int) -> int:
-    """Periods for which one nest goes on as since the saved state, MISMATCH if it is not alike."""
+    """Periods for which one nest goes on as since the saved state, MISMATCH if it is not alike.
+
+    A nest that stood in one leaf all the time allows the periods that end before the leaf. If it stood in the
+    queue, so did its resource: first come, first served, nothing that came later was served before it. A nest
+    at its first iteration, about to take a tile that it keeps for all of them, is alike one that has it: the
+    counts at its ports are only equal if it need not wait for it.
+    """
     status = image[nest + at.STATUS]
     if saved[word + at.STATUS] != status:
         return MISMATCH
@@ -167,8 +155,6 @@ def _nest_periods(image: IntArray, saved: IntArray, word: int, nest: int, period
         return MISMATCH
     now = image[loop + at.ODOMETER]
     then = saved[word + at.SAVED_WORDS + (loop - image[nest + at.LOOPS]) // at.LOOP_WORDS]
-    if then == 0 and _takes_first_tile(image, nest, loop):
-        return MISMATCH
     image[nest + at.MOVED_BY] = now - then
     return int((_last_alike(image, nest, loop, then) - now) // (now - then))
 
@@ -196,25 +182,6 @@ def compare(image: IntArray, saved: IntArray, row: int) -> int:
         if n_periods <= 0:
             return MISMATCH
         word += at.SAVED_WORDS + image[nest + at.N_LOOPS] + 2 * image[nest + at.N_PORTS]
-    if image[at.FROZEN] and not _queues_stand(image):
-        return MISMATCH
     if image[at.GROWS]:
         return MISMATCH if image[at.FROZEN] else 0
     return int(n_periods)
-
-
-@kernel
-def _queues_stand(image: IntArray) -> bool:
-    """Whether the resource of every nest that stayed queued was held by standing leaves all the time."""
-    for i in range(image[at.N_ACTIVE]):
-        nest = image[image[at.ACTIVE_LIST] + i]
-        if image[nest + at.STATUS] == at.QUEUED and image[nest + at.MOVED_BY] == 0:
-            resource = image[nest + at.RESOURCE]
-            held = 0
-            for j in range(image[at.N_RUNNING]):
-                other = image[image[at.RUNNING_LIST] + j]
-                if image[other + at.RESOURCE] == resource and image[other + at.MOVED_BY] == 0:
-                    held += 1
-            if held < image[resource + at.CAPACITY]:
-                return False
-    return True

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_sim_engine import TENSOR, buffer, load, machine, port, program, store, work
-from tilewright.dataflow.program import Limit, Loop, Nest, Program
+from tests.test_sim_engine import buffer, load, machine, port, program, store, work
+from tilewright.dataflow.program import Direction, Limit, Loop, Nest, Port, Program, Transfer
 from tilewright.sim.architecture import Architecture
 from tilewright.sim.engine import EngineError, FixedBandwidth, Timing, compile_program, run
 
@@ -21,42 +21,56 @@ def both(made: Program, memory: FixedBandwidth, on: Architecture) -> tuple[Timin
     return fast, slow
 
 
+def fetch(name: str, loops: tuple[Loop, ...], to: Port, rank: str, n_bytes: int) -> Nest:
+    leaf = Transfer(Direction.LOAD, "x", ((rank, n_bytes),), 8, n_bytes)
+    return Nest(name, "dma_in", loops, leaf, writes=(to,))
+
+
 def attention(
     n_heads: int,
     m: tuple[int, int],
     n: tuple[int, int],
     points: tuple[int, int, int],
-    copies: int,
-    offset: int,
-) -> tuple[tuple[Nest, ...], tuple[tuple[str, int], ...]]:
-    """A stage of attention's shape: q per row tile, k and v per triangle tile, three steps, a store."""
+    offset: int = 0,
+    ranks: tuple[str, ...] = ("x",) * 5,
+) -> tuple[Nest, ...]:
+    """A stage of attention's shape: q per row tile, k and v per triangle tile, three steps, a store.
+
+    `m` and `n` are (extent, tile). `ranks` are those that the leaves' tiles are made of, which decides which
+    last tiles are smaller.
+    """
     outer = (Loop("h", n_heads, 1), Loop("m", *m))
     inner = (*outer, Loop("n", *n, Limit("m", offset)))
     q, k, v, s, p, o = (port(name, depth) for name, depth in zip("qkvspo", (2, 3, 3, 3, 3, 2), strict=True))
-    nests = (
-        load("load_q", outer, q),
-        load("load_k", inner, k),
-        load("load_v", inner, v, n_bytes=128),
-        work("score", inner, points[0], (q, k), (s,), rank="x"),
-        work("exp", inner, points[1], (s,), (p,), rank="x"),
-        work("mix", inner, points[2], (p, v), (o,), rank="x"),
+    return (
+        fetch("load_q", outer, q, "x", 64),
+        fetch("load_k", inner, k, ranks[3], 64),
+        fetch("load_v", inner, v, ranks[4], 128),
+        work("score", inner, points[0], (q, k), (s,), rank=ranks[0]),
+        work("exp", inner, points[1], (s,), (p,), rank=ranks[1]),
+        work("mix", inner, points[2], (p, v), (o,), rank=ranks[2]),
         store("store", outer, o),
     )
-    return nests, tuple((name, copies) for name in "qkvspo")
+
+
+def alone(nests: tuple[Nest, ...], copies: int = 2) -> Program:
+    """The program of an attention stage."""
+    return program(tuple(buffer(name, copies) for name in "qkvspo"), nests)
 
 
 @st.composite
 def long_programs(draw: st.DrawFn) -> Program:
     """An attention stage, beside it or after it a streaming stage, and a transfer that takes very long."""
-    tile = draw(st.sampled_from((1, 2, 3, 4)))
-    m = (draw(st.integers(tile, 90)), tile)
-    n_tile = draw(st.sampled_from((1, 2, 4, 6)))
-    n = (draw(st.integers(n_tile, 120)), n_tile)
-    points = tuple(draw(st.integers(1, 60)) for _ in range(3))
-    copies = draw(st.integers(1, 3))
-    offset = draw(st.sampled_from((0, 0, 5, -7, 40)))
-    heads = draw(st.integers(1, 6))
-    nests, sizes = attention(heads, m, n, (points[0], points[1], points[2]), copies, offset)
+    tile, n_tile = draw(st.sampled_from((1, 2, 3, 4))), draw(st.sampled_from((1, 2, 4, 6)))
+    points = (draw(st.integers(1, 60)), draw(st.integers(1, 60)), draw(st.integers(1, 60)))
+    nests = attention(
+        draw(st.integers(1, 6)),
+        (draw(st.integers(tile, 90)), tile),
+        (draw(st.integers(n_tile, 120)), n_tile),
+        points,
+        draw(st.sampled_from((0, 0, 5, -7, 40))),
+        tuple(draw(st.sampled_from("xmn")) for _ in range(5)),
+    )
     rows = draw(st.integers(1, 300))
     loops = (Loop("i", rows, draw(st.integers(1, min(7, rows)))), Loop("j", draw(st.integers(1, 9)), 1))
     depth = draw(st.integers(0, 2))
@@ -66,10 +80,12 @@ def long_programs(draw: st.DrawFn) -> Program:
         work("act", loops, draw(st.integers(1, 80)), (port("a", depth),), (port("b", 2),), rank="i"),
         store("put", loops, port("b", 2)),
     )
-    far = load("far", (Loop("f", draw(st.integers(1, 3)), 1),), port("c", 1), n_bytes=16384)
-    drain = work("drain", (Loop("f", far.loops[0].extent, 1),), 4, (port("c", 1),), rank="x")
+    far_loops = (Loop("f", draw(st.integers(1, 3)), 1),)
+    far = load("far", far_loops, port("c", 1), n_bytes=16384)
+    drain = work("drain", far_loops, 4, (port("c", 1),), rank="x")
+    copies = draw(st.integers(1, 3))
     buffers = (
-        *(buffer(name, count) for name, count in sizes),
+        *(buffer(name, copies) for name in "qkvspo"),
         *(buffer(name, draw(st.integers(1, 2))) for name in "abc"),
     )
     return program(buffers, nests, other, (far, drain))
@@ -90,8 +106,7 @@ def test_fast_forward_changes_no_figure_of_triangular_and_overlapping_stages(
 
 @pytest.mark.parametrize(("tile", "n_tile"), [(4, 4), (4, 2), (2, 4), (2, 6)])
 def test_rows_of_a_triangle_are_skipped_although_each_is_longer(tile: int, n_tile: int) -> None:
-    nests, sizes = attention(1, (600, tile), (600, n_tile), (40, 8, 24), 2, 0)
-    made = program(tuple(buffer(name, count) for name, count in sizes), nests)
+    made = alone(attention(1, (600, tile), (600, n_tile), (40, 8, 24)))
     fast, slow = both(made, FixedBandwidth(64, 20), machine())
     rows = [item for item in fast.extrapolated if item.loop == "m"]
     assert sum(item.skipped for item in rows) > 0.5 * (600 // tile)
@@ -99,8 +114,7 @@ def test_rows_of_a_triangle_are_skipped_although_each_is_longer(tile: int, n_til
 
 
 def test_heads_are_skipped_whole() -> None:
-    nests, sizes = attention(50, (12, 4), (12, 4), (40, 8, 24), 2, 0)
-    made = program(tuple(buffer(name, count) for name, count in sizes), nests)
+    made = alone(attention(50, (12, 4), (12, 4), (40, 8, 24)))
     fast, slow = both(made, FixedBandwidth(64, 20), machine())
     assert max(item.skipped for item in fast.extrapolated if item.loop == "h") >= 45
     assert fast.n_simulated * 8 < slow.n_simulated
@@ -136,8 +150,7 @@ def test_what_was_skipped_is_reported_with_its_period() -> None:
 def test_the_cost_of_a_long_program_hardly_grows() -> None:
     simulated = []
     for length in (512, 8192):
-        nests, sizes = attention(16, (length, 32), (length, 32), (40, 8, 24), 2, 0)
-        made = program(tuple(buffer(name, count) for name, count in sizes), nests)
+        made = alone(attention(16, (length, 32), (length, 32), (40, 8, 24)))
         simulated.append(run(compile_program(made, machine(), FixedBandwidth(64, 20))).n_simulated)
     assert simulated[1] < 1.5 * simulated[0]
 
@@ -159,8 +172,6 @@ def test_a_deadlock_after_a_long_steady_state_is_the_same_one() -> None:
 
 
 def test_the_same_tasks_run_twice_give_the_same_timing() -> None:
-    nests, sizes = attention(3, (40, 4), (40, 4), (40, 8, 24), 2, 0)
-    made = program(tuple(buffer(name, count) for name, count in sizes), nests)
+    made = alone(attention(3, (40, 4), (40, 4), (40, 8, 24)))
     tasks = compile_program(made, machine(), FixedBandwidth(64, 20))
     assert run(tasks) == run(tasks)
-    assert TENSOR in made.tensors
