@@ -130,8 +130,8 @@ def test_a_killed_study_resumes_to_the_same_bytes(done: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("area_mm2 <= 50]", "area_mm2 <= 5]", "area_mm2 <= 5"),
-        ("area_mm2 <= 50]", "area_m2 <= 5]", "did you mean 'area_mm2'"),
+        ("used_fraction <= 0.8, area_mm2 <= 50]", "area_mm2 <= 5]", "area_mm2 <= 5"),
+        ("used_fraction <= 0.8, area_mm2 <= 50]", "area_m2 <= 5]", "did you mean 'area_mm2'"),
         ("[u280, asic7]", "[u281]", "did you mean 'u280'"),
         ("rows: [8, 16]", "row: [8, 16]", "did you mean 'rows'"),
         ("rows: [8, 16]", "rows: [5]", "rows"),
