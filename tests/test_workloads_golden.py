@@ -13,7 +13,7 @@ from tilewright.workloads.workload import load_workload
 
 EXTRACT = Path(__file__).parent / "data" / "golden_counts_extract.csv"
 PRESETS = {"tiny-gpt2-2l-64d": "tiny-gpt2"}
-PHASES = ("params", "prefill", "decode", "prefill:encoder")
+PHASES = ("params", "prefill", "decode", "prefill:encoder", "train")
 ADAPTERS = (
     "lora_", "dora_", "adalora_", "ia3", "vera_", "shira_", "lokr_", "boft_", "prompt_20", "prefix_20",
 )  # fmt: skip

@@ -83,6 +83,9 @@ class LayerChanges:
             return False
         return self.trained.bias == "all" or path in self._by_path
 
+    def replaces_rows(self, table: str) -> bool:
+        return any(_ends(table, name) for name, _ in self.trained.tokens)
+
     def copies(self, path: str) -> bool:
         parents = path.split(".")
         above = (".".join(parents[:end]) for end in range(1, len(parents) + 1))

@@ -105,7 +105,7 @@ def _look_at_self(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
     if spec.rotary_dim:
         query = _rotate(builder, query, "h", "query", spec)
         key = _rotate(builder, key, spec.groups_rank, "key", spec)
-    if spec.cached:
+    if spec.cached and (builder.run.phase != "train" or builder.run.n_prefix):
         key = _append(builder, key, spec, "key")
         value = _append(builder, value, spec, "value")
     return Heads(query, key, value)
@@ -126,6 +126,9 @@ def _look_at_encoder(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
     rows = []
     for name, module, bias in _keys_and_values(spec):
         fresh = _heads(builder, spec, module, states, "h", bias)
+        if builder.run.phase == "train":
+            rows.append(fresh)
+            continue
         cache = builder.tensor(f"cross_{name}_cache", ("b", "h", "l", "e"), Role.KV_CACHE)
         inputs = (fresh(Index.of("l"), Index.of("h"), Index.of("e")),)
         builder.add(f"cross_keep_{name}", Kind.SCATTER, builder.access(cache), inputs, group="kv_cache")
@@ -204,6 +207,8 @@ def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -
     if past := spec.n_past(run):
         builder.rank("p", past)
         earlier = builder.input(f"{name}_past", ("b", heads, "p", "e"), Role.KV_CACHE)
+        if run.n_prefix:
+            builder.trained.append(earlier)
         inputs.insert(0, Access(earlier, (Index.of("b"), Index.of(heads), Index(), Index.of("e"))))
     builder.tensor(cache, ("b", heads, "n", "e"), Role.KV_CACHE)
     indices = (Index.of("b"), Index.of(heads), shifted("m", past), Index.of("e"))

@@ -79,6 +79,10 @@ class Adapters(Protocol):
         """Whether the module `path` is kept twice, frozen and trained."""
         ...
 
+    def replaces_rows(self, table: str) -> bool:
+        """Whether trained rows stand in the place of some of the table `table`."""
+        ...
+
 
 class LayerBuilder:
     """Collects the operators of one layer class; `path` is its place in the model, `*` the layer."""
@@ -93,6 +97,7 @@ class LayerBuilder:
         self._operators: dict[str, Operator] = {}
         self._inputs: list[str] = []
         self._kept: list[str] = []
+        self.trained: list[str] = []  # live-in tensors that a training step needs gradients of
 
     def size(self, ranks: Iterable[str]) -> int:
         """Elements over `ranks`."""
@@ -130,7 +135,19 @@ class LayerBuilder:
     ) -> str:
         """Declare a live-in weight tensor, e.g. ("attn.c_attn", "weight"), and its parameter."""
         self.parameter(module, parameter, self.size(ranks), tied_to, part)
-        return self.input(word(f"{module}.{parameter}"), ranks, Role.WEIGHT)
+        name = self.input(word(f"{module}.{parameter}"), ranks, Role.WEIGHT)
+        if self._needs_gradient(module, parameter, tied_to):
+            self.trained.append(name)
+        return name
+
+    def _needs_gradient(self, module: str, parameter: str, tied_to: str) -> bool:
+        """Whether a base weight is trained, or trained numbers stand in for it."""
+        if self._adapters is None:
+            return True
+        path = self.full_path(module)
+        if self._adapters.trains(path, parameter) or self._adapters.copies(path):
+            return True
+        return bool(tied_to) and self._adapters.replaces_rows(tied_to.removesuffix(f".{parameter}"))
 
     def parameter(
         self,
@@ -158,6 +175,8 @@ class LayerBuilder:
         """Declare a live-in adapter tensor; `parameter` is its full name in the model."""
         dtype = self.run.precision.dtype(Role.ADAPTER)
         self.parameters.append(Parameter(parameter, self.size(ranks), dtype, Role.ADAPTER, trainable))
+        if trainable:
+            self.trained.append(name)
         return self.input(name, ranks, Role.ADAPTER)
 
     def note_adapter(self, name: str, n_elements: int, *, trainable: bool = True) -> None:
@@ -231,12 +250,13 @@ class LayerBuilder:
         function: str = "identity",
         group: str = "",
         mask: Mask | None = None,
+        parameters: tuple[tuple[str, float], ...] = (),
     ) -> str:
         """A reduction into a new tensor over `ranks`, of the accumulators' type."""
         self.tensor(output, ranks, Role.ACTIVATION, self.run.precision.accumulators)
         return self.add(
             name, Kind.REDUCTION, self.access(output), inputs, function=function, reduce=reduce,
-            group=group, mask=mask,
+            group=group, mask=mask, parameters=parameters,
         )  # fmt: skip
 
     def contraction(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Kind
+from tilewright.dataflow.operator import Kind, Operator
 from tilewright.dataflow.tensor import DTYPE_BITS, Role
 from tilewright.workloads.run import KEPT_ROWS, Parameter
 from tilewright.workloads.workload import Workload
@@ -33,7 +33,8 @@ class Counts:
     """What one run computes and holds. FLOPs are 2 per multiply-accumulate; other operators count 0.
 
     `flops_total` is the sum of linear, attention_bmm, conv and other; `flops_other` is the sum of
-    moe_expert_bmm, ssm_bmm and other_bmm; the output head is part of linear. `params_base` are those
+    moe_expert_bmm, ssm_bmm and other_bmm; the output head is part of linear, `flops_bmm_all` is
+    what is neither linear nor a convolution. `params_base` are those
     of the model without its adapter, `params_base_model_only` without its head either. `n_ops_bmm` and
     `out_elems_bmm` cover every contraction that is neither linear nor a convolution; a contraction in a
     recurrence is one call per step.
@@ -57,6 +58,7 @@ class Counts:
     flops_ssm_bmm: int
     flops_other_bmm: int
     flops_output_head: int
+    flops_bmm_all: int
     n_ops_linear: int
     n_ops_bmm: int
     n_ops_conv: int
@@ -90,6 +92,7 @@ def count(workload: Workload) -> Counts:
         flops_ssm_bmm=flops["ssm_bmm"],
         flops_other_bmm=flops["other_bmm"],
         flops_output_head=flops["head"],
+        flops_bmm_all=flops["attention_bmm"] + other,
         n_ops_linear=n_ops["linear"],
         n_ops_bmm=n_ops["bmm"],
         n_ops_conv=n_ops["conv"],
@@ -123,18 +126,36 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
     elements: Counter[str] = Counter()
     for layer in workload.network:
         for operator in layer.graph.operators:
-            if operator.kind is not Kind.CONTRACTION:
-                continue
             share = SHARE_BY_GROUP.get(operator.group, _LINEAR_SHARE)
             call = share if share in ("linear", "conv") else "bmm"
+            output = layer.count * operator.repeat * layer.graph.n_elements(operator.output.tensor)
+            if _is_bias_gradient(operator):
+                elements["conv"] += output
+            if operator.kind is not Kind.CONTRACTION:
+                continue
             flops[share] += (work := 2 * layer.count * layer.graph.macs(operator))
             if operator.group == "head":
                 flops["head"] += work
             steps = layer.graph.size(operator.serial_rank) if operator.serial_rank else 1
             n_ops[call] += layer.count * operator.repeat * steps
-            output = layer.graph.n_elements(operator.output.tensor)
-            elements[call] += layer.count * operator.repeat * output
+            elements[call] += output
+        n_ops["conv"] -= layer.count * _n_joined(layer.graph)
     return flops, n_ops, elements
+
+
+def _is_bias_gradient(operator: Operator) -> bool:
+    """Whether an operator is the gradient of a convolution's bias, a result of the same call."""
+    return operator.kind is Kind.REDUCTION and operator.group == "conv" and "_backward_" in operator.name
+
+
+def _n_joined(graph: Graph) -> int:
+    """Gradients of convolutions that are no call of their own: input's and weight's come from one."""
+    names = [
+        operator.name.rpartition("_backward_")[0]
+        for operator in graph.operators
+        if operator.kind is Kind.CONTRACTION and operator.group == "conv" and "_backward_" in operator.name
+    ]
+    return len(names) - len(set(names))
 
 
 def _parameter_sums(stored: tuple[Parameter, ...]) -> dict[str, int]:

@@ -123,6 +123,7 @@ def _prepend(builder: LayerBuilder, rows: str, width_rank: str) -> str:
     """The prompt's vectors before the rows of the tokens: x[b, m, d] of rows[b, j, d], m = prompt + j."""
     builder.rank("z", builder.run.n_prompt)
     prompt = builder.input("prompt", ("z", width_rank), Role.ADAPTER)
+    builder.trained.append(prompt)
     x = builder.tensor("prompted", ("b", "m", width_rank), Role.ACTIVATION)
     output = Access(x, (Index.of("b"), shifted("j", builder.run.n_prompt), Index.of(width_rank)))
     inputs = (builder.access(rows), Access(prompt, (Index(), Index.of(width_rank))))

@@ -7,6 +7,7 @@ from tilewright.dataflow.operator import Access, Index
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import AdapterError, Change
 from tilewright.workloads.builder import LayerBuilder, Linear, word
+from tilewright.workloads.gradient import DETACHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Dora(Lora):
         )
         return builder.reduction(
             f"{name}_dora_norm", f"{name}_dora_norms", linear.output, rows, "l2", function="add",
-            group="adapter",
+            group="adapter", parameters=((DETACHED, 1.0),),
         )  # fmt: skip
 
 

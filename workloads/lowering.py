@@ -5,9 +5,11 @@ from itertools import groupby
 from typing import Protocol
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
 from tilewright.workloads.head import finish
 from tilewright.workloads.run import Parameter, Run
+from tilewright.workloads.training import Step, training_network
 from tilewright.workloads.transformer import EncoderDecoder, Layer, Model, Part, Transformer
 
 
@@ -38,7 +40,7 @@ class AdapterPlan(Protocol):
 
 Lowered = tuple[Network, tuple[Parameter, ...]]
 _Fill = Callable[[LayerBuilder], str]
-_Built = dict[tuple[Layer, Adapters | None], tuple[Graph, list[Parameter]]]
+_Built = dict[tuple[Layer, Adapters | None], tuple[Graph, LayerBuilder]]
 
 
 def lower(model: Model, run: Run, plan: AdapterPlan | None) -> Lowered:
@@ -53,7 +55,10 @@ def lower(model: Model, run: Run, plan: AdapterPlan | None) -> Lowered:
         plan.check(tuple(whole.modules), whole.changed)
     parts = model.parts(run)
     executed = whole if parts == model.all_parts(run) else _lower_parts(parts, plan)
-    return tuple(executed.classes), tuple(whole.parameters)
+    if run.phase != "train":
+        return tuple(step.layer for step in executed.steps), tuple(whole.parameters)
+    dtype = run.precision.dtype(Role.GRADIENT)
+    return training_network(executed.steps, dtype), tuple(whole.parameters)
 
 
 def _lower_parts(parts: tuple[Part, ...], plan: AdapterPlan | None) -> "_Lowering":
@@ -79,7 +84,7 @@ class _Lowering:
     """Collects the classes and parameters of a network; graphs of equal layers are shared."""
 
     def __init__(self, plan: AdapterPlan | None) -> None:
-        self.classes: list[LayerClass] = []
+        self.steps: list[Step] = []
         self.parameters: list[Parameter] = []
         self.modules: dict[Module, None] = {}  # in order of appearance
         self.changed = False
@@ -103,7 +108,7 @@ class _Lowering:
         builder.rank("b", run.batch)
         output = plan.prelude(builder)
         if output is not None:
-            self._take("adapter", builder.build(output), builder.parameters, 1)
+            self._take("adapter", (builder.build(output), builder), 1)
         else:
             self.parameters.extend(builder.parameters)
 
@@ -112,7 +117,7 @@ class _Lowering:
         plan = self.plan
         adapters = plan.resolve(self._modules(part, "", fill), None) if plan else None
         builder = self._builder(part, name, "", adapters)
-        self._take(part.prefix + name, builder.build(fill(builder)), builder.parameters, 1)
+        self._take(part.prefix + name, (builder.build(fill(builder)), builder), 1)
 
     def _emit_layers(self, part: Part, layer: Layer, first: int, count: int, built: _Built) -> None:
         """Add a run of layers, split where an adapter changes them differently."""
@@ -127,8 +132,8 @@ class _Lowering:
             key = (layer, adapters)
             if key not in built:
                 builder = self._builder(part, "block", path, adapters)
-                built[key] = (builder.build(fill(builder)), builder.parameters)
-            self._take(part.prefix + name, *built[key], n_layers)
+                built[key] = (builder.build(fill(builder)), builder)
+            self._take(part.prefix + name, built[key], n_layers)
 
     def _runs(
         self, part: Part, path: str, fill: _Fill, first: int, count: int
@@ -162,9 +167,11 @@ class _Lowering:
         self.modules.update(dict.fromkeys(builder.modules))
         return tuple(builder.modules)
 
-    def _take(self, name: str, graph: Graph, parameters: list[Parameter], count: int) -> None:
-        self.classes.append(LayerClass(name, graph, count))
-        for parameter in times(parameters, count):
+    def _take(self, name: str, built: tuple[Graph, LayerBuilder], count: int) -> None:
+        graph, builder = built
+        opens = name.endswith("embed")
+        self.steps.append(Step(LayerClass(name, graph, count), tuple(builder.trained), opens))
+        for parameter in times(builder.parameters, count):
             if parameter.storage == "shared_buffer":
                 self._share_buffer(parameter)
             else:

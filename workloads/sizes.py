@@ -39,6 +39,8 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
     cache = sizes.cache or 0
     if phase == "decode" and model.decodes and not cache:
         raise InputError("phase decode needs cache > 0: the tokens that are held before the step")
+    if phase == "train" and cache:
+        raise InputError(f"phase train holds no tokens before the step, got cache {cache}")
     if not model.decodes and (phase == "decode" or cache):
         raise InputError(f"{source}: {model.model_type} is an encoder: it has no decode phase and no cache")
     if phase == "prefill:encoder" and not isinstance(model, EncoderDecoder):

@@ -132,7 +132,7 @@ class EncoderDecoder:
         return (encoder, decoder)
 
     def all_parts(self, run: Run) -> tuple[Part, ...]:
-        return self.parts(replace(run, phase="prefill", cache=0))
+        return self.parts(run if run.phase == "train" else replace(run, phase="prefill", cache=0))
 
 
 Model = Transformer | EncoderDecoder

@@ -49,6 +49,9 @@ class AdaLora(Change):
         middle = builder.adapter_weight(f"{name}_lora_e", (rank,), f"{path}.lora_E")
         up = builder.adapter_weight(f"{name}_lora_b", (rank, *linear.output), f"{path}.lora_B")
         builder.note_adapter(f"{path}.ranknum", 1, trainable=False)
+        if builder.run.phase == "train":
+            for factor in (down, up):
+                _penalise(builder, factor, rank)
         low = builder.contraction(
             f"{name}_lora_down", f"{name}_lora_low", (*linear.kept, rank),
             (linear.input, builder.access(down)), "adapter",
@@ -56,6 +59,16 @@ class AdaLora(Change):
         factors = (builder.access(low), builder.access(middle))
         scaled = builder.pointwise(f"{name}_lora_scale", f"{name}_lora_mid", factors, "mul", group="adapter")
         return _raised(builder, linear, output, scaled, up, self.scale)
+
+
+def _penalise(builder: LayerBuilder, factor: str, rank: str) -> None:
+    """The part of AdaLoRA's loss that keeps the rows of a factor orthogonal: |P P^T - 1|."""
+    other = builder.rank(f"{rank}_other", builder.size((rank,)))
+    swapped = Access.of(factor, *(other if r == rank else r for r in builder.ranks_of(factor)))
+    inputs = (builder.access(factor), swapped)
+    product = builder.contraction(f"{factor}_gram", f"{factor}_products", (rank, other), inputs, "adapter")
+    source = (builder.access(product),)
+    builder.keep(builder.reduction(f"{factor}_penalty", f"{factor}_loss", (), source, "l2", group="adapter"))
 
 
 @dataclass(frozen=True, slots=True)

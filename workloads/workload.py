@@ -10,6 +10,7 @@ from tilewright.dataflow.graph import Network
 from tilewright.workloads.adapter import adapter_names, plan_adapter, read_adapter
 from tilewright.workloads.adapter_plan import AdapterError
 from tilewright.workloads.families import family_of
+from tilewright.workloads.gradient import GradientError
 from tilewright.workloads.lowering import lower
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
@@ -116,6 +117,8 @@ def load_workload(
         network, parameters = lower(spec, adapted, plan)
     except AdapterError as error:
         raise InputError(f"{stated.source if stated else source}: {error}") from None
+    except GradientError as error:
+        raise InputError(f"{source}: phase train: {error}") from None
     if plan and mode != "unmerged":  # lowered with the adapter all the same: a wrong one is refused
         network, parameters = lower(spec, run, None)
     if mode == "merged":

@@ -1,0 +1,58 @@
+"""A training step as a network: the forward classes, then the backward ones in reverse order."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.workloads.gradient import differentiate, needing_gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A forward class and the live-in tensors of it that are trained.
+
+    `opens` marks the way into a stack: what came before it is the encoder's result.
+    """
+
+    layer: LayerClass
+    trained: tuple[str, ...]
+    opens: bool = False
+
+
+def training_network(steps: Iterable[Step], dtype: str) -> Network:
+    """Forward and backward classes; gradients have the type `dtype`.
+
+    The backward pass goes down to the lowest class that holds something trained. Where the input of a
+    class needs a gradient in all of its layers but the first, the first one is a class of its own.
+    """
+    forward: list[LayerClass] = []
+    backward: list[LayerClass] = []
+    carried: set[str] = set()  # live-in activations of the next class that need a gradient
+    for step in steps:
+        if step.opens:
+            carried = {"encoder_states"} if "x" in carried else set()
+        forward.append(step.layer)
+        left = step.layer.count
+        while left:
+            graph = step.layer.graph
+            sources = _sources(graph, step.trained, carried)
+            following = _carried_on(graph, sources, carried)
+            n_layers = left if following == carried else 1
+            name = f"{step.layer.name}_backward" + ("" if n_layers == left else "_first")
+            if (found := differentiate(graph, sources, dtype)) is not None:
+                backward.append(LayerClass(name, found, n_layers))
+            carried = following
+            left -= n_layers
+    return (*forward, *reversed(backward))
+
+
+def _sources(graph: Graph, trained: tuple[str, ...], carried: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in graph.inputs if name in trained or name in carried)
+
+
+def _carried_on(graph: Graph, sources: tuple[str, ...], carried: set[str]) -> set[str]:
+    """What needs a gradient behind this class: its result, as the next one's `x`, and what it passes by."""
+    needs = needing_gradients(graph, sources)
+    result, *beside = graph.outputs
+    passing = {name for name in carried if name != "x"}
+    return passing | {name for name in beside if name in needs} | ({"x"} if result in needs else set())
