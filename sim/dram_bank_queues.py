@@ -11,7 +11,7 @@ from tilewright.dataflow.kernel import kernel
 from tilewright.sim import dram_state as at
 from tilewright.sim.dram_frfcfs import record_done, write_log
 from tilewright.sim.dram_queue import release, waits
-from tilewright.sim.dram_state import apply_rules, note_activate
+from tilewright.sim.dram_rules import apply_rules, note_activate
 from tilewright.sim.dram_timing import ACT, PRE, RD, RDA, REF, WR
 
 _WRITES_LEFT_ALONE = 8  # a drain starts below a full buffer only with more writes than this and idle banks
@@ -137,7 +137,7 @@ def _blocked_by_read(m: Any, b: int, i: int) -> bool:
 
 @kernel
 def _may_close(m: Any, b: int) -> bool:
-    """Whether the oldest command of bank `b`, a miss, may close its row: no hit waits, or enough were served."""
+    """Whether a miss at the head of bank `b` may close its row: no hits wait, or enough were served."""
     if m[at.COLUMNS, b] >= m[at.FIXED, at.COLUMN_CAP]:
         return True
     i = m[at.COMMAND_HEAD, b]
@@ -182,7 +182,7 @@ def _first_ready(m: Any, b: int, now: int) -> int:
 
 @kernel
 def _next_command(m: Any, held_rank: int, now: int) -> int:
-    """The bank whose command is next in round robin, -1 for none; banks of `held_rank` wait for a refresh."""
+    """The next bank in round robin with a ready command, -1 for none; `held_rank` waits for its refresh."""
     n = m[at.FIXED, at.N_BANKS]
     b = m[at.SCALAR, at.LAST_QUEUE]
     for _ in range(n):
@@ -191,7 +191,7 @@ def _next_command(m: Any, held_rank: int, now: int) -> int:
             b = 0
         if m[at.COMMAND_HEAD, b] < 0 or m[at.BANK_WAKE, b] > now:
             continue
-        if held_rank >= 0 and b // m[at.FIXED, at.BANKS_PER_RANK] == held_rank:
+        if held_rank >= 0 and b >> m[at.FIXED, at.RANK_SHIFT] == held_rank:
             continue
         if _first_ready(m, b, now) >= 0:
             m[at.SCALAR, at.LAST_QUEUE] = b

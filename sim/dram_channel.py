@@ -1,13 +1,13 @@
 """One channel: its state built from a configuration, and the choice of kernel."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tilewright.sim import dram_state as at
-from tilewright.sim.dram_config import DramConfig
+from tilewright.sim.dram_config import MAPPING_FIELDS, DramConfig
 from tilewright.sim.dram_state import Table, new_table
 from tilewright.sim.dram_timing import timing_tables
 
@@ -44,6 +44,7 @@ def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
         at.N_BANKS: o.banks_per_channel,
         at.N_RANKS: o.ranks,
         at.BANKS_PER_RANK: o.banks_per_rank,
+        at.RANK_SHIFT: o.banks_per_rank.bit_length() - 1,
         at.BANKS_PER_STACK_ID: o.bank_groups * o.banks_per_group,
         at.BANKS_PER_GROUP: o.banks_per_group,
         at.READ_QUEUE: c.read_queue,
@@ -103,10 +104,28 @@ def run(channel: Channel, requests: Requests, drain: bool) -> None:
 
 def channel_requests(config: DramConfig, address: Ints, is_write: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """Channel (n,) and request table (4, n) of byte addresses."""
-    o = config.organisation
-    field: dict[str, Any] = config.mapping.decode(address)
-    bank = field["rank"] * o.stack_ids + field["stack_id"]
-    bank = (bank * o.bank_groups + field["bank_group"]) * o.banks_per_group + field["bank"]
-    burst = field["row"] * o.bursts_per_row + field["column"]
-    table = np.stack((bank, field["row"], burst, is_write.astype(np.int64)))
-    return field["channel"], table
+    from tilewright.sim.dram_rules import decode
+
+    mapping = config.mapping
+    filled = dict.fromkeys(MAPPING_FIELDS, 0)
+    slices = []
+    for name, bits in mapping.slices:
+        slices.append((MAPPING_FIELDS.index(name), bits, filled[name]))
+        filled[name] += bits
+    xors = [(MAPPING_FIELDS.index(a), MAPPING_FIELDS.index(b), lsb, bits) for a, b, lsb, bits in mapping.xor]
+    widths = [config.organisation.count(name).bit_length() - 1 for name in MAPPING_FIELDS]
+    channel = np.empty(address.size, dtype=np.int64)
+    table = np.empty((4, address.size), dtype=np.int64)
+    as_table = np.array(slices, dtype=np.int64).reshape(-1, 3)
+    xor_table = np.array(xors, dtype=np.int64).reshape(-1, 4)
+    decode(
+        address,
+        is_write,
+        mapping.offset_bits,
+        as_table,
+        xor_table,
+        np.array(widths, dtype=np.int64),
+        channel,
+        table,
+    )
+    return channel, table

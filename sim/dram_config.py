@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,6 +197,13 @@ class DramConfig:
     def __post_init__(self) -> None:
         _check(self)
 
+    @cached_property
+    def _digest(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:
+        return self._digest  # kept: results are remembered per configuration
+
     @staticmethod
     def named(name: str) -> "DramConfig":
         """The configuration called `name`; raises InputError with the closest known name."""
@@ -245,6 +252,10 @@ def _check(config: DramConfig) -> None:
     if config.ticks_per_cycle not in (1, 2):
         raise InputError(f"{config.name}: ticks_per_cycle must be 1 or 2, got {config.ticks_per_cycle}")
     config.mapping.check(config.organisation)
+    if config.organisation.banks_per_channel > 256:
+        raise InputError(
+            f"{config.name}: a channel may have 256 banks, got {config.organisation.banks_per_channel}"
+        )
     row_cycle = config.cycles_between("ACT", "ACT")
     row_open = config.cycles_between("ACT", "PRE")
     row_close = config.cycles_between("PRE", "ACT")

@@ -10,7 +10,7 @@ from typing import Any
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import dram_state as at
 from tilewright.sim.dram_queue import append, next_hit, rekey, release, remove, resort, waits
-from tilewright.sim.dram_state import apply_rules, note_activate
+from tilewright.sim.dram_rules import apply_rules, note_activate
 from tilewright.sim.dram_timing import ACT, PRE, PREA, RD, RDA, REF
 
 _PRE_OF_BANK = 1 << 20  # a maintenance entry from here on is the PRE of a bank, below it the REF of a rank
@@ -97,7 +97,9 @@ def choose_mode(m: Any) -> int:
             mode = 1
     elif writes < m[at.FIXED, at.LOW] and m[at.SCALAR, at.N_READS] != 0:
         mode = 0
-    m[at.SCALAR, at.WRITE_MODE] = mode
+    if mode != m[at.SCALAR, at.WRITE_MODE]:
+        m[at.SCALAR, at.ROW_WAKE] = 0
+        m[at.SCALAR, at.WRITE_MODE] = mode
     return mode
 
 
@@ -121,22 +123,17 @@ def best_active(m: Any, now: int) -> int:
 
 @kernel
 def best_column(m: Any, kind: int, now: int) -> int:
-    """The bank with the oldest ready hit, -1 for none."""
-    best = -1
-    oldest = at.NEVER
-    wake = m[at.SCALAR, at.WAKE]
+    """The bank with the oldest ready hit, -1 for none. No branches: the loop compiles to vector code."""
+    best = at.NEVER
+    wake = at.NEVER
     gate = m[at.CHANNEL_READY, RD + kind]
     for b in range(m[at.FIXED, at.N_BANKS]):
         key = m[at.COLUMN_KEY + kind, b]
-        if key < at.NEVER:
-            ready = max(m[at.READY + RD + kind, b], gate)
-            if ready > now:
-                wake = min(wake, ready)
-            elif key < oldest:
-                oldest = key
-                best = b
-    m[at.SCALAR, at.WAKE] = wake
-    return best
+        ready = max(m[at.READY + RD + kind, b], gate)
+        best = min(best, key if ready <= now else at.NEVER)
+        wake = min(wake, ready if key < at.NEVER else at.NEVER)
+    m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], max(wake, now + 1))
+    return int(best & at.KEY_BANK) if best < at.NEVER else -1
 
 
 @kernel
@@ -156,7 +153,7 @@ def _may_issue(m: Any, command: int, b: int, now: int) -> bool:
     if now != m[at.SCALAR, at.PAIR_TICK]:
         return True
     size = m[at.FIXED, at.BANKS_PER_RANK]
-    if b // size != m[at.SCALAR, at.PAIR_BANK] // size:
+    if b & -size != m[at.SCALAR, at.PAIR_BANK] & -size:
         return True
     return m[at.SCALAR, at.PAIR_ALL] == 0 and command == PRE and b != m[at.SCALAR, at.PAIR_BANK]
 
@@ -172,29 +169,62 @@ def _note_pair(m: Any, command: int, b: int, now: int) -> None:
 
 @kernel
 def best_row(m: Any, kind: int, now: int) -> int:
-    """The bank with the oldest request whose ACT or PRE is ready, -1 for none."""
-    best = -1
-    oldest = at.NEVER
-    wake = m[at.SCALAR, at.WAKE]
+    """The bank with the oldest request whose ACT or PRE is ready, -1 for none.
+
+    ROW_WAKE remembers the earliest tick at which there can be one, until a candidate changes.
+    """
+    if m[at.SCALAR, at.ROW_WAKE] > now:
+        m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], m[at.SCALAR, at.ROW_WAKE])
+        return -1
+    if m[at.FIXED, at.TICKS] == 2 or m[at.SCALAR, at.ACTIVATING] >= 0:
+        return _best_row_of_few(m, kind, now)
+    best = at.NEVER
+    wake = at.NEVER
+    gate_act = m[at.CHANNEL_READY, ACT]
+    gate_pre = m[at.CHANNEL_READY, PRE]
     for b in range(m[at.FIXED, at.N_BANKS]):
         key = m[at.ROW_KEY + kind, b]
-        if key < at.NEVER:
+        act = max(m[at.READY + ACT, b], gate_act)
+        pre = max(m[at.READY + PRE, b], gate_pre)
+        ready = act if m[at.OPEN_ROW, b] < 0 else pre
+        best = min(best, key if ready <= now else at.NEVER)
+        wake = min(wake, ready if key < at.NEVER else at.NEVER)
+    wake = max(wake, now + 1)
+    m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], wake)
+    if best == at.NEVER:
+        m[at.SCALAR, at.ROW_WAKE] = wake
+        return -1
+    return int(best & at.KEY_BANK)
+
+
+@kernel
+def _best_row_of_few(m: Any, kind: int, now: int) -> int:
+    """As `best_row` where not every row command may issue now."""
+    best = at.NEVER
+    wake = at.NEVER
+    for b in range(m[at.FIXED, at.N_BANKS]):
+        key = m[at.ROW_KEY + kind, b]
+        if key < best:
             command = ACT if m[at.OPEN_ROW, b] < 0 else PRE
             ready = max(m[at.READY + command, b], m[at.CHANNEL_READY, command])
             if ready > now:
                 wake = min(wake, ready)
-            elif key < oldest and _may_issue(m, command, b, now):
-                oldest = key
-                best = b
-    m[at.SCALAR, at.WAKE] = wake
-    return best
+            elif _may_issue(m, command, b, now):
+                best = key
+            else:
+                wake = now + 1
+    m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], wake)
+    if best == at.NEVER:
+        m[at.SCALAR, at.ROW_WAKE] = wake
+        return -1
+    return int(best & at.KEY_BANK)
 
 
 @kernel
 def _close(m: Any, b: int) -> None:
     """Mark bank `b` precharged."""
     if m[at.OPEN_ROW, b] >= 0:
-        m[at.N_OPEN, b // m[at.FIXED, at.BANKS_PER_RANK]] -= 1
+        m[at.N_OPEN, b >> m[at.FIXED, at.RANK_SHIFT]] -= 1
     m[at.OPEN_ROW, b] = -1
     m[at.COLUMNS, b] = 0
     m[at.CLOSING, b] = 0
@@ -209,7 +239,7 @@ def issue_column(m: Any, out: Any, b: int, kind: int, from_active: bool) -> None
         i = m[at.ACTIVE, b]
         kind = m[at.KIND, i]
         m[at.ACTIVE, b] = -1
-        m[at.N_ACTIVE_RANK, b // m[at.FIXED, at.BANKS_PER_RANK]] -= 1
+        m[at.N_ACTIVE_RANK, b >> m[at.FIXED, at.RANK_SHIFT]] -= 1
         found = 0
         while m[at.ACTIVE_LIST, found] != b:
             found += 1
@@ -259,7 +289,7 @@ def issue_row(m: Any, out: Any, b: int, kind: int) -> None:
     remove(m, kind, b, i)
     m[at.SCALAR, at.N_READS + kind] -= 1
     m[at.ACTIVE, b] = i
-    own = b // m[at.FIXED, at.BANKS_PER_RANK]
+    own = b >> m[at.FIXED, at.RANK_SHIFT]
     m[at.N_ACTIVE_RANK, own] += 1
     m[at.N_OPEN, own] += 1
     m[at.SCALAR, at.N_ACTIVATES] += 1

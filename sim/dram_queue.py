@@ -7,13 +7,27 @@ from tilewright.sim import dram_state as at
 
 
 @kernel
+def _key(m: Any, i: int, b: int) -> int:
+    """The age of request `i` with its bank, so that the smallest key names both."""
+    return (m[at.SEQ, i] << at.KEY_SHIFT) | b  # type: ignore[no-any-return]
+
+
+@kernel
+def _set_row_key(m: Any, kind: int, b: int, key: int) -> None:
+    """Set the candidate for a row command; a new one asks for another look at the row commands."""
+    if key < at.NEVER and key != m[at.ROW_KEY + kind, b]:
+        m[at.SCALAR, at.ROW_WAKE] = 0
+    m[at.ROW_KEY + kind, b] = key
+
+
+@kernel
 def rekey(m: Any, kind: int, b: int) -> None:
     """Set the keys of the candidates of bank `b` from its open row, oldest hit and oldest miss."""
     if m[at.OPEN_ROW, b] < 0:
         head = m[at.HEAD + kind, b]
         free = head >= 0 and m[at.ACTIVE, b] < 0
         m[at.COLUMN_KEY + kind, b] = at.NEVER
-        m[at.ROW_KEY + kind, b] = m[at.SEQ, head] if free else at.NEVER
+        _set_row_key(m, kind, b, _key(m, head, b) if free else at.NEVER)
         return
     hit = m[at.HIT + kind, b]
     miss = m[at.MISS + kind, b]
@@ -21,9 +35,9 @@ def rekey(m: Any, kind: int, b: int) -> None:
     if miss >= 0 and m[at.ACTIVE, b] < 0:
         held = m[at.FIXED, at.PROTECT] != 0 and hit >= 0 and m[at.ARRIVED, hit] <= m[at.ARRIVED, miss]
         if not held:
-            row_key = m[at.SEQ, miss]
-    m[at.COLUMN_KEY + kind, b] = m[at.SEQ, hit] if hit >= 0 else at.NEVER
-    m[at.ROW_KEY + kind, b] = row_key
+            row_key = _key(m, miss, b)
+    m[at.COLUMN_KEY + kind, b] = _key(m, hit, b) if hit >= 0 else at.NEVER
+    _set_row_key(m, kind, b, row_key)
 
 
 @kernel
@@ -66,7 +80,7 @@ def append(m: Any, kind: int, b: int, i: int) -> None:
         m[which + kind, b] = i
         rekey(m, kind, b)
     elif tail < 0 and m[at.ACTIVE, b] < 0:
-        m[at.ROW_KEY + kind, b] = m[at.SEQ, i]
+        _set_row_key(m, kind, b, _key(m, i, b))
 
 
 @kernel

@@ -7,20 +7,29 @@ writes) of requests in the order of arrival; SEQ numbers arrivals, so that the o
 the one with the smallest number.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.dataflow.kernel import kernel
-from tilewright.sim.dram_timing import BANK, CHANNEL, OTHER_RANKS, PREA, RANK, STACK_ID
+from tilewright.sim.dram_timing import (
+    BANK,
+    BANK_GROUP,
+    CHANNEL,
+    OTHER_RANKS,
+    OTHER_STACK_IDS,
+    PREA,
+    RANK,
+    STACK_ID,
+)
 
 NEVER = 1 << 60
+
+# Spans of rules that do not push a range of banks; the channel's cells follow, one code per command.
+CELL_OF_RANK, SPAN_STACK_IDS, SPAN_RANKS, CELL_OF_CHANNEL = 0, -1, -2, -3
 
 # Rows of the table. One per channel: counters, what the configuration says, the earliest instant of each
 # command on the channel's buses, maintenance entries, timing rules by their `before` command.
 SCALAR, FIXED, CHANNEL_READY, PENDING, FIRST = 0, 1, 2, 3, 4
-RULES = 5  # .. 7: after, scope, delay
+RULES = 5  # .. 7: target row, span in banks or one of the codes below, delay
 
 # Rows by rank: earliest PREA and REF, open banks, activated requests, the last four ACT and their next slot.
 READY_PREA, READY_REF, N_OPEN, N_ACTIVE_RANK, RING, RING_NEXT = 8, 9, 10, 11, 12, 16
@@ -30,7 +39,9 @@ READY = 17  # .. 20: earliest ACT, PRE, RD, WR
 OPEN_ROW = 21  # -1: closed
 ACTIVE = 22  # request whose ACT has issued and whose column command has not, -1 for none
 HEAD, TAIL, HIT, MISS = 23, 25, 27, 29  # + kind: first, last, oldest hit, oldest miss; -1 for none
-COLUMN_KEY, ROW_KEY = 31, 33  # + kind: SEQ of the candidate for a column or row command, NEVER for none
+# + kind: the candidate for a column or row command as SEQ * 256 + bank, NEVER for none
+COLUMN_KEY, ROW_KEY = 31, 33
+KEY_SHIFT, KEY_BANK = 8, 255
 COLUMNS = 35  # column accesses since the activation
 CLOSING = 36  # 1 while a PRE for this bank is among the maintenance entries
 ACTIVE_LIST = 37  # banks with an activated request, in the order of their ACT
@@ -38,7 +49,8 @@ ACTIVE_LIST = 37  # banks with an activated request, in the order of their ACT
 # which any of them may issue.
 QUEUED, COMMAND_HEAD, COMMAND_TAIL, BANK_WAKE = 38, 39, 40, 41
 
-# Rows by request. MERGED and MERGED_SUM: reads of the same burst that wait for its command, and their arrivals.
+# Rows by request. MERGED and MERGED_SUM: reads of the same burst that wait for its command, and the sum of
+# their arrivals.
 NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, MERGED, MERGED_SUM = range(42, 53)
 N_ROWS = 53
 
@@ -47,18 +59,18 @@ N_ROWS = 53
     CLOCK, WRITE_MODE, NEXT_SEQ, FREE, NEXT_REFRESH, PENDING_HEAD, N_PENDING, N_ACTIVE, N_READS, N_WRITES,
     POSITION, NEXT_OFFER, N_SERVED, LATENCY_SUM, N_LATENCIES, N_HITS, N_ACTIVATES, N_REFRESHES, N_FORWARDED,
     N_ABSORBED, LAST_DONE, N_LOGGED, WAKE, LAST_QUEUE, DRAIN_LEFT, N_COMMANDS, NEXT_RANK,
-    CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_BANK, CAS_KIND, PAIR_TICK, PAIR_BANK, PAIR_ALL,
-) = range(35)  # fmt: skip
-N_SCALARS = 35
+    CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_BANK, CAS_KIND, PAIR_TICK, PAIR_BANK, PAIR_ALL, ROW_WAKE,
+) = range(36)  # fmt: skip
+N_SCALARS = 36
 
 # Columns of FIXED.
 (
     N_BANKS, N_RANKS, BANKS_PER_RANK, BANKS_PER_STACK_ID, BANKS_PER_GROUP, READ_QUEUE, WRITE_QUEUE, HIGH, LOW,
     PROTECT, COLUMN_CAP, REFRESH_INTERVAL, READ_LATENCY, FOUR_ACTIVATE, DUAL, TICKS, LOAD, BANK_QUEUE,
     CLOSED, CAS, WRITE_COMMAND_LATENCY, READ_COMMAND_LATENCY, BURST, POSTAMBLE, ACT2_DEADLINE, N_NODES,
-    LOG_ROOM, DONE_ROOM,
-) = range(28)  # fmt: skip
-N_FIXED = 28
+    LOG_ROOM, DONE_ROOM, RANK_SHIFT,
+) = range(29)  # fmt: skip
+N_FIXED = 29
 SATURATE, SINGLE, PACED = 0, 1, 2
 
 # Rows of what a run writes: read latencies in ticks (the last bin open), the end of each request, and each
@@ -70,6 +82,19 @@ LATENCY_BINS = 8192
 Table = npt.NDArray[np.int64]
 
 
+def _target(after: int, scope: int, fixed: dict[int, int]) -> tuple[int, int]:
+    """The row that a rule pushes, and its span or code."""
+    if scope == CHANNEL:
+        return CHANNEL_READY, CELL_OF_CHANNEL - after
+    if after >= PREA:
+        return READY_PREA + after - PREA, CELL_OF_RANK
+    spans = {
+        RANK: fixed[BANKS_PER_RANK], STACK_ID: fixed[BANKS_PER_STACK_ID], BANK_GROUP: fixed[BANKS_PER_GROUP],
+        BANK: 1, OTHER_STACK_IDS: SPAN_STACK_IDS, OTHER_RANKS: SPAN_RANKS,
+    }  # fmt: skip
+    return READY + after, spans[scope]
+
+
 def new_table(fixed: dict[int, int], rules: Table, first: Table) -> Table:
     """A channel at cycle 0: banks precharged, queues empty, first refresh due after one interval.
 
@@ -79,7 +104,8 @@ def new_table(fixed: dict[int, int], rules: Table, first: Table) -> Table:
     table = np.zeros((N_ROWS, width), dtype=np.int64)
     for column, value in fixed.items():
         table[FIXED, column] = value
-    table[RULES : RULES + 3, : rules.shape[1]] = rules
+    for i, (after, scope, delay) in enumerate(rules.T):
+        table[RULES : RULES + 3, i] = (*_target(int(after), int(scope), fixed), delay)
     table[FIRST, : first.size] = first
     table[RING : RING + 4] = -NEVER
     table[OPEN_ROW:COLUMN_KEY] = -1
@@ -91,59 +117,3 @@ def new_table(fixed: dict[int, int], rules: Table, first: Table) -> Table:
     table[SCALAR, LAST_QUEUE] = 0
     table[SCALAR, [ACTIVATING, CAS_BANK]] = -1
     return table
-
-
-@kernel
-def apply_rules(m: Any, command: int, b: int, now: int) -> None:
-    """Push the earliest instants of all commands that `command` at bank `b` delays."""
-    own = b // m[FIXED, BANKS_PER_RANK]
-    for i in range(m[FIRST, command], m[FIRST, command + 1]):
-        after = m[RULES, i]
-        scope = m[RULES + 1, i]
-        ready = now + m[RULES + 2, i]
-        if scope == CHANNEL:
-            if m[CHANNEL_READY, after] < ready:
-                m[CHANNEL_READY, after] = ready
-        elif after >= 6:
-            if scope == RANK and m[READY_PREA + after - PREA, own] < ready:
-                m[READY_PREA + after - PREA, own] = ready
-        elif scope == BANK:
-            if m[READY + after, b] < ready:
-                m[READY + after, b] = ready
-        elif scope <= BANK:
-            span = m[FIXED, BANKS_PER_RANK]
-            if scope == STACK_ID:
-                span = m[FIXED, BANKS_PER_STACK_ID]
-            elif scope > STACK_ID:
-                span = m[FIXED, BANKS_PER_GROUP]
-            low = b // span * span
-            for other in range(low, low + span):
-                m[READY + after, other] = max(m[READY + after, other], ready)
-        else:
-            _push_others(m, after, scope, b, ready)
-
-
-@kernel
-def _push_others(m: Any, after: int, scope: int, b: int, ready: int) -> None:
-    """Push banks of the other stack ids of the rank, or of the other ranks."""
-    inner, outer = m[FIXED, BANKS_PER_STACK_ID], m[FIXED, BANKS_PER_RANK]
-    if scope == OTHER_RANKS:
-        inner, outer = outer, m[FIXED, N_BANKS]
-    low = b // outer * outer
-    for other in range(low, low + outer):
-        if other // inner != b // inner:
-            m[READY + after, other] = max(m[READY + after, other], ready)
-
-
-@kernel
-def note_activate(m: Any, b: int, now: int) -> None:
-    """Keep the last four ACT of the rank and hold back the fifth."""
-    size = m[FIXED, BANKS_PER_RANK]
-    own = b // size
-    slot = m[RING_NEXT, own]
-    m[RING + slot, own] = now
-    slot = (slot + 1) & 3
-    m[RING_NEXT, own] = slot
-    ready = m[RING + slot, own] + m[FIXED, FOUR_ACTIVATE]
-    for other in range(own * size, own * size + size):
-        m[READY, other] = max(m[READY, other], ready)

@@ -22,6 +22,7 @@ class MemoryResult:
     `n_cycles`: from cycle 0 to the end of the last request, in command clock cycles (halves on HBM3).
     `bandwidth_fraction`: bytes over peak in that time. Latencies run from acceptance by the controller's
     queue to the last data beat, plus `fabric_latency_ns` of the configuration, 0.0 when nothing was read.
+    The last three fields say what `simulate_stream` skipped.
     """
 
     n_requests: int
@@ -37,6 +38,9 @@ class MemoryResult:
     n_refreshes: int
     n_reads: int
     n_writes: int
+    n_extrapolated: int = 0
+    period_requests: int = 0
+    period_cycles: float = 0.0
 
 
 def load_code(config: DramConfig, load: Load) -> tuple[int, float]:

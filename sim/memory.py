@@ -6,6 +6,7 @@ This module is the face of the memory model; the parts are in the modules named 
 from tilewright.sim.dram_config import DramConfig, config_names
 from tilewright.sim.dram_energy import DramEnergy, energy_of, energy_pj_per_bit
 from tilewright.sim.dram_service import ServiceTable, idle_read_latency_ns, service_table
+from tilewright.sim.dram_stream import Stream, simulate_stream
 from tilewright.sim.dram_trace import Load, MemoryResult, simulate_trace
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "Load",
     "MemoryResult",
     "ServiceTable",
+    "Stream",
     "config_names",
     "energy_of",
     "energy_pj_per_bit",
     "idle_read_latency_ns",
     "service_table",
+    "simulate_stream",
     "simulate_trace",
 ]
