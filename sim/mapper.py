@@ -20,7 +20,7 @@ _RESIDENCIES: tuple[Residency, ...] = ("stream", "panel", "whole")
 def tile_candidates(
     sizes: tuple[int, ...], quantum: int, limit: int = MAX_CANDIDATES, most: int | None = None
 ) -> tuple[int, ...]:
-    """Tiles of ranks with `sizes` (outermost first) worth trying: up to `limit`, ascending, none above `most`.
+    """Up to `limit` tiles of ranks with `sizes` (outermost first) worth trying, ascending, none above `most`.
 
     A tile takes inner ranks whole and cuts one rank; of the tiles with equal trip counts only the smallest
     multiple of `quantum` (the array's edge) is kept. Below the quantum, halves of it down to 1 remain, for

@@ -20,7 +20,7 @@ _SIDE_SHARE = 0.25  # of the input buffer, for each second operand of a map
 _INDEX_SHARE = 1 / 16  # of the input buffer, for row numbers
 _VALUE_SHARE = 0.25  # of the weight buffer, the most for values beside keys
 _CONSTANT_SHARE = 0.25  # of the weight buffer, the most for whole biases and norm weights together
-_FACTOR_SHARE = 0.5  # of the weight buffer, the most that whole low-rank factors may take
+_FACTOR_SHARE = 0.25  # of the weight buffer, the most that whole low-rank factors may take
 _LOW_SHARE = 1 / 16  # of the output buffer, for u of a low-rank path
 _MIXED_SHARE = 0.5  # of the sums, the most for attention's mixed rows beside its scores
 

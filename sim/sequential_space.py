@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from tilewright.dataflow.errors import InputError, nearest
 from tilewright.sim.architecture import (
     Architecture,
     Arithmetic,
@@ -96,11 +95,10 @@ def _clocks(device: Device) -> tuple[float, ...]:
 def build_sequential(parameters: Mapping[str, Value], device: Device) -> Architecture:
     """The components and slots of one point of the space.
 
-    Values between those of the space are built as well. Raises InputError for an unknown name or category, a
-    size below 1, and channels or a clock that the device does not have.
+    Values between those of the space are built as well. Raises InputError for an unknown name and for a value
+    outside the space: a category or size that it lacks, channels or a clock that the device does not have.
     """
     chosen = space_of(device).complete(parameters)
-    _check(chosen, device)
     size = {name: int(value) for name, value in chosen.items() if _is_size(value)}
     bits, arithmetic = PRECISIONS[str(chosen["precision"])]
     components: list[Component] = [
@@ -137,23 +135,3 @@ def _memory_kind(device: Device, bank_bytes: int) -> MemoryKind:
 
 def _is_size(value: Value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check(chosen: Mapping[str, Value], device: Device) -> None:
-    for parameter in space_of(device).parameters:
-        value, name = chosen[parameter.name], parameter.name
-        kind = type(parameter.default)
-        if kind is str or kind is bool:
-            if value not in parameter.values or type(value) is not kind:
-                known = ", ".join(map(str, parameter.values))
-                hint = nearest(str(value), [str(one) for one in parameter.values])
-                raise InputError(f"{name} must be one of {known} on {device.name}, got {value!r}{hint}")
-        elif kind is int and (not _is_size(value) or int(value) < 1):
-            raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
-    if int(chosen["hbm_channels"]) > device.memory_channels:
-        raise InputError(
-            f"hbm_channels must be <= {device.memory_channels} on {device.name}, got {chosen['hbm_channels']}"
-        )
-    clock, (low, high) = chosen["clock_mhz"], device.clock_range_mhz
-    if isinstance(clock, bool | str) or not low <= clock <= high:
-        raise InputError(f"clock_mhz must be in {low:g}..{high:g} on {device.name}, got {clock!r}")

@@ -69,7 +69,7 @@ class VectorStage:
         tile = self.best_tile()
         return inf if tile is None else self._estimate(tile)
 
-    def _most_rows(self, columns: Tile) -> int:
+    def _most_rows(self, columns: dict[str, int]) -> int:
         """Rows that the first input and the outputs leave room for, whatever the other inputs need."""
         one = self._token_tile(dict.fromkeys(self.plan.rows, 1) | columns)
         rooms, outputs = self.rooms, self.plan.outputs
