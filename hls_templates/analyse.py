@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 from tilewright.dataflow.program import (
     Compute,
@@ -15,6 +16,7 @@ from tilewright.dataflow.program import (
     Unit,
 )
 from tilewright.dataflow.tensor import Role as TensorRole
+from tilewright.hls_templates.layout import SIDES
 from tilewright.hls_templates.quantise import TABLE_FUNCTIONS
 from tilewright.hls_templates.stage import (
     Axis,
@@ -30,6 +32,10 @@ from tilewright.hls_templates.stage import (
 
 #: Functions that only rename or rescale: the requantisation at the end of a stage does them.
 RESCALING_FUNCTIONS = ("identity", "scale", "requantize")
+#: Functions of the result and a second matrix.
+_SIDE_FUNCTIONS: dict[str, Literal["residual", "scaled", "product"]] = {
+    "add": "residual", "scale_add": "scaled", "mul": "product",
+}  # fmt: skip
 
 #: (rows, columns) of x, w, A, B, and of y and residuals.
 _MATRICES: tuple[tuple[Dim, Dim], ...] = (("m", "k"), ("k", "n"), ("k", "r"), ("r", "n"), ("m", "n"))
@@ -233,12 +239,14 @@ class _Analysis:
             else:
                 names[second] = "b"
         named: list[Operand] = []
+        sides = list(SIDES)
         for load, operand in loads.items():
             name = names.get(load)
             if name is None:
-                name = "bias" if operand.row_dim is None and operand.col_dim == "n" else "residual"
-                if name == "residual" and (operand.row_dim, operand.col_dim) != ("m", "n"):
+                dims = (operand.row_dim, operand.col_dim)
+                if dims not in ((None, "n"), ("m", "n")) or (dims[0] and not sides):
                     raise NotCoveredError(f"nothing here uses tensor {operand.tensor!r}")
+                name = sides.pop(0) if dims[0] else "bias"
             named.append(replace(operand, name=name))
         if len({operand.name for operand in named}) != len(named):
             raise NotCoveredError("two loads serve the same operand")
@@ -311,10 +319,10 @@ class _Analysis:
         return walk
 
     def _bias_depth(self, operands: tuple[Operand, ...], post: Walk) -> int:
-        """How many loops of the post stage select the tile of the bias; also checks the residual's loops."""
+        """How many loops of the post stage select the tile of the bias; also checks the sides' loops."""
         for operand in operands:
-            if operand.name == "residual" and operand.walk.axes != post.axes:
-                raise NotCoveredError("the residual is loaded in another order than the sums leave in")
+            if operand.name in SIDES and operand.walk.axes != post.axes:
+                raise NotCoveredError(f"{operand.tensor!r} is loaded in another order than the sums leave in")
         for operand in (o for o in operands if o.name == "bias"):
             for nest in self._nests.vectors:
                 for port in nest.reads:
@@ -323,26 +331,38 @@ class _Analysis:
         return 0
 
     def _steps(self, operands: tuple[Operand, ...]) -> tuple[PostStep, ...]:
-        """The maps on the sums in order; of two additions the first is the bias."""
-        loaded = sorted(operand.name for operand in operands if operand.name in ("bias", "residual"))
+        """The maps behind the sums in order, but the bias first: additions may change places."""
+        sides = [operand.name for operand in operands if operand.name in SIDES]
+        has_bias = any(operand.name == "bias" for operand in operands)
+        works = [
+            work
+            for nest in self._nests.vectors
+            if isinstance(nest.leaf, Compute)
+            for work in nest.leaf.functions
+            if work.function not in RESCALING_FUNCTIONS
+        ]
+        additions = [index for index, work in enumerate(works) if work.function == "add"]
         steps: list[PostStep] = []
-        for nest in self._nests.vectors:
-            assert isinstance(nest.leaf, Compute)
-            for work in nest.leaf.functions:
-                if work.function == "add":
-                    if not loaded:
-                        raise NotCoveredError(f"nest {nest.name!r} adds a tensor that no nest loads")
-                    steps.append(PostStep("bias" if loaded.pop(0) == "bias" else "residual"))
-                    if steps[-1].kind == "bias" and len(steps) > 1:
-                        raise NotCoveredError("a bias is added behind another function")
-                elif work.function in TABLE_FUNCTIONS:
-                    steps.append(PostStep("table", work.function))
-                elif work.function not in RESCALING_FUNCTIONS:
-                    raise NotCoveredError(f"function {work.function!r} has no integer form here")
-        if loaded:
-            raise NotCoveredError(f"nothing here uses the loaded {loaded[0]}")
-        if sum(step.kind == "table" for step in steps) > 1:
-            raise NotCoveredError("two functions by table in one stage")
+        for index, work in enumerate(works):
+            if has_bias and additions[:1] == [index]:
+                if any(step.kind not in ("residual", "scaled") for step in steps):
+                    raise NotCoveredError("a bias is added behind another function")
+                steps.insert(0, PostStep("bias"))
+            elif work.function in TABLE_FUNCTIONS:
+                steps.append(PostStep("table", work.function))
+            elif work.function not in _SIDE_FUNCTIONS:
+                raise NotCoveredError(f"function {work.function!r} has no integer form here")
+            elif not sides:
+                raise NotCoveredError(f"function {work.function!r} uses a tensor that no nest loads")
+            else:
+                steps.append(PostStep(_SIDE_FUNCTIONS[work.function], side=sides.pop(0)))
+        if sides or (has_bias and not additions):
+            raise NotCoveredError(f"nothing here uses the loaded {(*sides, 'bias')[0]}")
+        for kind in ("table", "scaled", "product"):
+            if sum(step.kind == kind for step in steps) > 1:
+                raise NotCoveredError(f"two steps of the kind {kind!r} in one stage")
+        if {"scaled", "product"} <= {step.kind for step in steps}:
+            raise NotCoveredError("a scaled addition and a product in one stage")
         return tuple(steps)
 
     def _output(self) -> Operand:

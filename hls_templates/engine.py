@@ -144,7 +144,7 @@ def structure(stage: GemmStage) -> tuple[object, ...]:
         tuple((leaf.role, leaf.axes, leaf.a, leaf.b, leaf.a_depth, leaf.b_depth, leaf.c_depth)
               for leaf in stage.leaves),
         stage.sums_copies, stage.post.axes, stage.post.depth, stage.post_steps and tuple(
-            step.kind for step in stage.post_steps), stage.bias_depth, len(stage.post_nests),
+            (step.kind, step.side) for step in stage.post_steps), stage.bias_depth, len(stage.post_nests),
         (stage.output.bits, stage.output.copies, stage.output.walk.axes),
     )  # fmt: skip
 

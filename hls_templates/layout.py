@@ -17,7 +17,9 @@ from tilewright.hls_templates.stage import Axis, Dim, GemmStage, Operand
 
 #: The widest port of a kernel in bits (an AXI limit of the vendor's memory controllers).
 MAX_PORT_BITS = 512
-ACTIVATIONS = ("x", "x_down", "residual", "y")
+#: Second matrices of the maps behind the sums, in the order of their use.
+SIDES = ("residual", "residual2")
+ACTIVATIONS = ("x", "x_down", *SIDES, "y")
 
 
 @dataclass(frozen=True, slots=True)

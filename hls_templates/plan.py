@@ -13,7 +13,7 @@ from tilewright.hls_templates.engine import (
     port_lanes,
     structure,
 )
-from tilewright.hls_templates.layout import ACTIVATIONS, Placement, Strides, place
+from tilewright.hls_templates.layout import ACTIVATIONS, SIDES, Placement, Strides, place
 from tilewright.hls_templates.order import compute_tree, feed_tree
 from tilewright.hls_templates.quantise import Quantisation, StageScales, default_scales, table_of
 from tilewright.hls_templates.shrink import shrink
@@ -21,8 +21,9 @@ from tilewright.hls_templates.stage import GemmStage, NotCoveredError
 from tilewright.sim.architecture import Architecture
 
 #: Pointer arguments in the order of the kernel's signature.
-PORT_ORDER = ("x", "x_down", "w", "a", "b", "bias", "residual", "y")
+PORT_ORDER = ("x", "x_down", "w", "a", "b", "bias", *SIDES, "y")
 _SUM_BITS = 32
+_NO_PRODUCT = "no nest runs on the matrix unit"
 #: The simulation's shapes are cut until they hold at most this many multiply-accumulates.
 _SMALL_MACS = 12_000_000
 _SMALL_EXTENTS = (128, 96, 64, 48, 32, 24, 16)
@@ -90,12 +91,13 @@ class KernelPlan:
 def plan_kernel(program: Program, architecture: Architecture, quantisation: Quantisation) -> KernelPlan:
     """Sort the program's stages into engines and place their tensors.
 
-    Raises InputError when no stage is covered, with the first reason.
+    Raises InputError when no stage is covered, with the reason of the first product, and for unknown scales.
     """
     machine = Machine.of(architecture)
     stages, uncovered = _cover(program)
     if not stages:
-        reason = f"; {uncovered[0].stage}: {uncovered[0].reason}" if uncovered else ""
+        worth_saying = [one for one in uncovered if one.reason != _NO_PRODUCT] or uncovered
+        reason = f"; {worth_saying[0].stage}: {worth_saying[0].reason}" if worth_saying else ""
         raise InputError(f"program {program.name!r} has no stage that a kernel can compute{reason}")
     unknown = [name for name in quantisation.stages if name not in {stage.name for stage in program.stages}]
     if unknown:
@@ -117,7 +119,7 @@ def _cover(program: Program) -> tuple[list[GemmStage], tuple[Uncovered, ...]]:
     bits: dict[str, int] = {}
     for stage in program.stages:
         if not is_matrix_stage(stage):
-            uncovered.append(Uncovered(stage.name, "no nest runs on the matrix unit"))
+            uncovered.append(Uncovered(stage.name, _NO_PRODUCT))
             continue
         try:
             found = analyse(stage, program)
@@ -182,7 +184,8 @@ def _place(stages: Sequence[GemmStage], lanes: Mapping[str, int], quantisation: 
     tables: list[tuple[int, ...]] = []
     placed = []
     for stage in stages:
-        scales = quantisation.stages.get(stage.name) or _default(stage)
+        stated = quantisation.stages.get(stage.name)
+        scales = _complete(stage, stated) if stated else _default(stage)
         placements, strides = [], []
         for operand in (*stage.operands, stage.output):
             memory = "activations" if operand.name in ACTIVATIONS else operand.name
@@ -208,6 +211,18 @@ def _place(stages: Sequence[GemmStage], lanes: Mapping[str, int], quantisation: 
 
 
 def _default(stage: GemmStage) -> StageScales:
-    rank = stage.extent("r") if stage.has_adapter else 0
     bits = (stage.operand("x").bits, stage.operand("w").bits)
-    return default_scales(stage.extent("k"), rank, bits, stage.output.bits)
+    return default_scales(stage.extent("k"), stage.has_adapter, bits, stage.output.bits, side_step(stage))
+
+
+def side_step(stage: GemmStage) -> str:
+    """The kind of the step that needs a scale for a second matrix, "" for none."""
+    return next((step.kind for step in stage.post_steps if step.kind in ("scaled", "product")), "")
+
+
+def _complete(stage: GemmStage, scales: StageScales) -> StageScales:
+    """Stated scales. Raises InputError if one that the stage needs is not among them."""
+    for name, needed in (("adapter", stage.has_adapter), ("side", side_step(stage) != "")):
+        if needed and getattr(scales, name) is None:
+            raise InputError(f"scales of stage {stage.name!r} lack {name!r}")
+    return scales

@@ -35,7 +35,7 @@ _TAKEN_WORDS = """
     namespace new noexcept not nullptr operator or private protected public register return short signed
     sizeof static static_assert struct switch template this throw true try typedef typeid typename union
     unsigned using virtual void volatile while xor activations element hls requantise saturate size_at
-    x x_down w a b bias residual y s stage row log folder bytes result
+    x x_down w a b bias residual residual2 y s stage row log folder bytes result
 """
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 

@@ -51,12 +51,14 @@ class StageScales:
     """What a stage does to its integers on the way out.
 
     `output` takes sums to the result, `adapter` takes x A to the operand u of the low-rank path: alpha / rank
-    is part of it. A bias is added to the sums after a shift to the left. A function by table reads a value
-    as v * table_input and writes round(f / table_output).
+    is part of it. `side` multiplies a second matrix that is added with a scale, or a product with one; it
+    must be stated where such a step stands. A bias is added to the sums after a shift to the left. A function
+    by table reads a value as v * table_input and writes round(f / table_output).
     """
 
     output: FixedPoint
     adapter: FixedPoint | None = None
+    side: FixedPoint | None = None
     bias_shift: int = 0
     table_input: float = 2.0**-4
     table_output: float = 2.0**-4
@@ -76,24 +78,24 @@ class Quantisation:
 
 
 def default_scales(
-    inner_extent: int, adapter_rank: int, operand_bits: tuple[int, int], out_bits: int
+    inner_extent: int, has_adapter: bool, operand_bits: tuple[int, int], out_bits: int, side_step: str = ""
 ) -> StageScales:
-    """Scales that bring products of uniformly spread operands to half of the result's range.
+    """Scales that bring products of uniformly spread operands to a quarter of the result's range.
 
     A sum of K products of independent uniform b-bit integers has a standard deviation of about
-    sqrt(K) * 2**(b_a + b_b) / 12; it is brought to a quarter of the largest result, and so is u. A model's
-    own scales belong in `Quantisation`.
+    sqrt(K) * 2**(b_a + b_b) / 12; it is brought to a quarter of the largest result, and so is u. A second
+    matrix is added as it is ("scaled"); a product with one is brought back by the same share of the range
+    ("product"). A model's own scales belong in `Quantisation`.
     """
-
-    def factor(extent: int, bits: tuple[int, int], result_bits: int) -> FixedPoint:
-        spread = sqrt(extent) * 2.0 ** sum(bits) / 12
-        return FixedPoint.of(2.0 ** (result_bits - 3) / spread)
-
     act_bits, weight_bits = operand_bits
-    adapter = factor(inner_extent, operand_bits, act_bits) if adapter_rank else None
     spread = sqrt(inner_extent) * 2.0 ** (act_bits + weight_bits) / 12
-    bias_shift = max(0, floor(log2(spread)) - weight_bits + 1)
-    return StageScales(factor(inner_extent, operand_bits, out_bits), adapter, bias_shift)
+    side = {"scaled": 1.0, "product": 2.0 ** (3 - out_bits)}.get(side_step)
+    return StageScales(
+        output=FixedPoint.of(2.0 ** (out_bits - 3) / spread),
+        adapter=FixedPoint.of(2.0 ** (act_bits - 3) / spread) if has_adapter else None,
+        side=FixedPoint.of(side) if side else None,
+        bias_shift=max(0, floor(log2(spread)) - weight_bits + 1),
+    )
 
 
 def requantise(

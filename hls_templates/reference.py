@@ -32,15 +32,13 @@ class StageReference:
 
     @staticmethod
     def from_dict(stored: Mapping[str, Any]) -> "StageReference":
-        scales = stored["scales"]
-        adapter = scales["adapter"]
+        scales: dict[str, Any] = {
+            name: FixedPoint(**value) if isinstance(value, dict) else value
+            for name, value in stored["scales"].items()
+        }
         return StageReference(
             stored["name"],
-            StageScales(**{
-                **scales,
-                "output": FixedPoint(**scales["output"]),
-                "adapter": FixedPoint(**adapter) if adapter else None,
-            }),
+            StageScales(**scales),
             tuple(PostStep(**step) for step in stored["steps"]),
             {item["operand"]: Placement.from_dict(item) for item in stored["placements"]},
         )  # fmt: skip
@@ -101,8 +99,20 @@ def _post(stage: StageReference, sums: Memory, matrix: Any, bits: int, rounding:
         if step.kind == "table":
             values = np.array(table_of(step.function, stage.scales), dtype=np.int64)[values + 128]
         else:
-            values = saturate(values + matrix("residual"), bits)
+            values = _combine(step, values, matrix(step.side), stage.scales, bits, rounding)
     return requantise(sums, stage.scales.output, bits, rounding) if values is None else values
+
+
+def _combine(
+    step: PostStep, values: Memory, other: Memory, scales: StageScales, bits: int, rounding: Rounding
+) -> Memory:
+    """A result with a second matrix: added, added with a scale, or multiplied."""
+    if step.kind == "residual":
+        return saturate(values + other, bits)
+    assert scales.side is not None
+    if step.kind == "product":
+        return requantise(values * other, scales.side, bits, rounding)
+    return saturate(values + requantise(other, scales.side, bits, rounding), bits)
 
 
 def _clear_padding(placement: Placement, memory: Memory) -> None:

@@ -13,10 +13,10 @@ from tilewright.hls_templates.engine import (
     sums_block,
     u_block,
 )
-from tilewright.hls_templates.layout import operand_axes
+from tilewright.hls_templates.layout import SIDES, operand_axes
 from tilewright.hls_templates.order import BlockNode, HandOnNode, LoopNode, Node
-from tilewright.hls_templates.plan import KernelPlan, PlacedStage, Shapes
-from tilewright.hls_templates.stage import Axis, Dim, GemmStage, MatrixLeaf, Operand
+from tilewright.hls_templates.plan import KernelPlan, PlacedStage, Shapes, side_step
+from tilewright.hls_templates.stage import Axis, Dim, GemmStage, MatrixLeaf, Operand, PostStep
 
 #: Beats that may wait between a feeder and the grid.
 VECTOR_DEPTH = 8
@@ -315,20 +315,20 @@ def _post(engine: Engine, plan: KernelPlan, post_lanes: int) -> Context:
             "channel_type": f"hls::stream<{name}_word_t, {fifo_words(engine, name, plan.lanes[name])}>",
         }
         for name in (operand.name for operand in stage.operands)
-        if name in ("bias", "residual")
+        if name in ("bias", *SIDES)
     ]
     depth = fifo_words(engine, "y", plan.lanes["y"]) if stage.post_nests else _RESULT_DEPTH
-    steps = ", ".join(step.function or step.kind for step in stage.post_steps) or "none"
+    steps = ", ".join(step.kind for step in stage.post_steps) or "none"
     return {
         "role": "post",
         "comment": f"Requantises the sums; other steps: {steps}.",
         "channel_type": f"hls::stream<y_word_t, {depth}>",
         "sides": sides,
         "bias": bias,
-        "residual": "residual" in kinds,
+        "matrices": [step.side for step in stage.post_steps if step.side],
         "table": "table" in kinds,
         "ii": -(-plan.lanes["y"] // post_lanes),
-        "lines": _post_lines(kinds),
+        "lines": _post_lines(stage.post_steps),
         "lock": f"hls::read_lock<{engine.name}_sums_t> block(sums_blocks);",
         "tree": tree,
     }
@@ -343,19 +343,24 @@ def _with_bias(nodes: list[Context], depth: int, bias: Context) -> list[Context]
     return [node | {"body": _with_bias(node["body"], left, bias)}]
 
 
-def _post_lines(kinds: Sequence[str]) -> list[str]:
+def _post_lines(steps: Sequence[PostStep]) -> list[str]:
     narrow = "int value = requantise<Y_BITS>(sum, s.y_multiplier, s.y_shift);"
     lines: list[str] = []
-    for kind in kinds:
-        if kind == "bias":
+    for step in steps:
+        if step.kind == "bias":
             lines.append("sum += bias[bias_col + col] * (1 << s.bias_shift);")
             continue
         if narrow not in lines:
             lines.append(narrow)
-        if kind == "table":
+        other = f"element<{step.side.upper()}_BITS>({step.side}_values, lane)"
+        scaled = "requantise<Y_BITS>({}, s.side_multiplier, s.side_shift)"
+        if step.kind == "table":
             lines.append("value = FUNCTION_TABLES[s.table][value + 128];")
+        elif step.kind == "product":
+            lines.append(f"value = {scaled.format(f'value * {other}')};")
         else:
-            lines.append("value = saturate<Y_BITS>(value + element<RESIDUAL_BITS>(others, lane));")
+            added = scaled.format(other) if step.kind == "scaled" else other
+            lines.append(f"value = saturate<Y_BITS>(value + {added});")
     return lines if narrow in lines else [*lines, narrow]
 
 
@@ -396,6 +401,12 @@ def _fields(placed: PlacedStage, stage: GemmStage) -> list[tuple[str, int]]:
         found.append(("bias_shift", scales.bias_shift))
     if "table" in kinds:
         found.append(("table", placed.table))
+    if side_step(stage):
+        side = scales.side
+        found += [
+            ("side_multiplier", side.multiplier if side else 1),
+            ("side_shift", side.shift if side else 1),
+        ]
     if stage.has_adapter:
         adapter = scales.adapter
         found += [

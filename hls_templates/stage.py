@@ -78,10 +78,16 @@ class MatrixLeaf:
 
 @dataclass(frozen=True, slots=True)
 class PostStep:
-    """One map on the output tile: "bias", "residual", or the name of a function by table."""
+    """One map on the output tile.
 
-    kind: Literal["bias", "residual", "table"]
+    A bias is added to the sums; a function by table and what is combined with a second matrix (`side`, an
+    operand's name) follow the requantisation: "residual" adds it, "scaled" a multiple of it, "product"
+    multiplies.
+    """
+
+    kind: Literal["bias", "residual", "scaled", "product", "table"]
     function: str = ""
+    side: str = ""
 
 
 @dataclass(frozen=True, slots=True)

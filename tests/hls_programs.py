@@ -41,8 +41,9 @@ def machine(
 class Gemm:
     """One stage y[m, n] = x[m, k] w[k, n] with loops m, n, k (or n, m, k) around tiles.
 
-    `rank` adds a low-rank path, `functions` the vector nest. Every rank carries the stage's name, so that
-    stages of one program may have different sizes.
+    `rank` adds a low-rank path, `functions` the vector nest: a function's name, and behind "@" the tensor
+    that it reads beside the result. Every rank carries the stage's name, so that stages of one program may have
+    different sizes.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Gemm:
             Tensor(f"{self.name}_b", (r, n), "int8", Role.ADAPTER),
             Tensor(f"{self.name}_bias", (n,), "int8", Role.WEIGHT),
             Tensor(f"{self.name}_residual", (m, n), "int8", Role.ACTIVATION),
+            Tensor(f"{self.name}_residual2", (m, n), "int8", Role.ACTIVATION),
         ]
         if not self.x:
             found.append(Tensor(f"{self.name}_x", (m, k), "int8", Role.ACTIVATION))
@@ -135,14 +137,13 @@ class Gemm:
             return [self._store(outer, tile, sums)]
         result = self._port("result", 2, tile)
         nests, sides = [], []
-        adds = [name for name in ("bias", "residual") if f"add_{name}" in self.functions]
-        for name in adds:
+        loaded = [function.split("@")[1] for function in self.functions if "@" in function]
+        for name in sorted(loaded, key=lambda name: name == "bias"):
             whole = name == "bias"
             port = self._port(name, 0 if whole else 2, ((n, self.n),) if whole else tile)
             nests.append(self._load(name, port, () if whole else outer, port.tile, f"{self.name}_{name}"))
             sides.append(port)
-        works = tuple(VectorWork(function.split("_")[0] if function.startswith("add_") else function, ())
-                      for function in self.functions)  # fmt: skip
+        works = tuple(VectorWork(function.split("@")[0], ()) for function in self.functions)
         leaf = Compute(Unit.VECTOR, (self.name,), tile, functions=works)
         vector = Nest(f"{self.name}_vector", "vector", outer, leaf, (sums, *sides), (result,))
         return [*nests, vector, self._store(outer, tile, result)]
@@ -185,11 +186,12 @@ def program(*gemms: Gemm, name: str = "layer") -> Program:
 
 def every_kind() -> Program:
     """Plain and low-rank products, both orders, every step behind the sums; no size divides."""
-    first = Gemm("first", functions=("add_bias", "gelu", "requantize"))
+    first = Gemm("first", functions=("add@bias", "gelu", "requantize"))
     return program(
         first,
         Gemm("second", m=10, k=24, n=17, n_tile=8, rank=3, x="first_y", x_ranks=("first_m", "first_n"),
-             functions=("add_bias", "add_residual", "requantize")),
+             functions=("add@bias", "add@residual", "requantize")),
         Gemm("third", order="nmk", m=9, n=16, k=13, x_panel=True, w_whole=True),
-        Gemm("fourth", m=6, n=24, k=20),
+        Gemm("fourth", m=6, n=24, k=20, functions=("scale_add@residual", "add@bias", "add@residual2")),
+        Gemm("fifth", m=6, n=24, k=20, functions=("silu", "mul@residual", "requantize")),
     )  # fmt: skip

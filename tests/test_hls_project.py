@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests" / "golden" / "hls" / "two_products"
 def _two_products() -> Program:
     """A low-rank product whose result the second product takes, with a table between them."""
     return program(
-        Gemm("up", m=10, n=24, k=20, rank=3, functions=("add_bias", "gelu_new", "requantize")),
+        Gemm("up", m=10, n=24, k=20, rank=3, functions=("add@bias", "gelu_new", "requantize")),
         Gemm("down", m=10, n=17, k=24, x="up_y", x_ranks=("up_m", "up_n")),
         name="two_products",
     )
@@ -103,7 +103,8 @@ def test_every_port_has_a_channel_of_the_design(tmp_path: Path) -> None:
     link = (tmp_path / "p" / "hls" / "link.cfg").read_text(encoding="utf-8")
     assert [line for line in link.splitlines() if line.startswith("sp=")] == [
         "sp=layer_1.x:HBM[0]", "sp=layer_1.w:HBM[1]", "sp=layer_1.a:HBM[2]", "sp=layer_1.b:HBM[3]",
-        "sp=layer_1.bias:HBM[4]", "sp=layer_1.residual:HBM[0]", "sp=layer_1.y:HBM[0]",
+        "sp=layer_1.bias:HBM[4]", "sp=layer_1.residual:HBM[0]", "sp=layer_1.residual2:HBM[0]",
+        "sp=layer_1.y:HBM[0]",
     ]  # fmt: skip
 
 
@@ -124,6 +125,12 @@ def test_scales_for_an_unknown_stage_are_refused(tmp_path: Path) -> None:
     stated = Quantisation(stages={"onyl": StageScales(FixedPoint(12345, 21))})
     with pytest.raises(InputError, match="stage 'onyl'"):
         generate(program(Gemm("only")), machine(), tmp_path / "p", quantisation=stated)
+
+
+def test_scales_that_lack_what_a_stage_needs_are_refused(tmp_path: Path) -> None:
+    stated = Quantisation(stages={"only": StageScales(FixedPoint(12345, 21))})
+    with pytest.raises(InputError, match="scales of stage 'only' lack 'adapter'"):
+        generate(program(Gemm("only", rank=4)), machine(), tmp_path / "p", quantisation=stated)
 
 
 @pytest.mark.parametrize("name", ["../escape", "a b", "1st", "int", "gemm0", "with-dash", 'quote"', "x", ""])

@@ -65,7 +65,7 @@ def test_default_scales_spread_results_over_a_quarter_of_the_range() -> None:
     """K = 300 products of uniform bytes: the result's standard deviation is a quarter of 128 = 32."""
     generator = np.random.default_rng(7)
     x, w = (generator.integers(-128, 128, size) for size in ((400, 300), (300, 40)))
-    scales = default_scales(300, 0, (8, 8), 8)
+    scales = default_scales(300, False, (8, 8), 8)
     results = requantise(x @ w, scales.output, 8, "half_up")
     assert float(results.std()) == pytest.approx(32, rel=0.05)
 

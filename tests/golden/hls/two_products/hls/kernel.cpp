@@ -524,7 +524,7 @@ static void lora0_compute(lora0_shape_t s,
   }
 }
 
-// Requantises the sums; other steps: bias, gelu_new.
+// Requantises the sums; other steps: bias, table.
 static void lora0_post(lora0_shape_t s, hls::stream_of_blocks<lora0_sums_t, 2> &sums_blocks,
     hls::stream<bias_word_t, 6> &bias_words,
     hls::stream<y_word_t, 8> &y_words) {
