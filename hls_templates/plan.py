@@ -221,8 +221,12 @@ def side_step(stage: GemmStage) -> str:
 
 
 def _complete(stage: GemmStage, scales: StageScales) -> StageScales:
-    """Stated scales. Raises InputError if one that the stage needs is not among them."""
+    """Stated scales. Raises InputError if one that the stage needs is missing, or a bias leaves the sums."""
     for name, needed in (("adapter", stage.has_adapter), ("side", side_step(stage) != "")):
         if needed and getattr(scales, name) is None:
             raise InputError(f"scales of stage {stage.name!r} lack {name!r}")
+    bits = next((o.bits for o in stage.operands if o.name == "bias"), 0)
+    if not 0 <= scales.bias_shift <= _SUM_BITS - 2 - bits:
+        limit = f"0..{_SUM_BITS - 2 - bits}"
+        raise InputError(f"bias_shift of stage {stage.name!r} must be in {limit}, got {scales.bias_shift}")
     return scales

@@ -42,8 +42,8 @@ class Gemm:
     """One stage y[m, n] = x[m, k] w[k, n] with loops m, n, k (or n, m, k) around tiles.
 
     `rank` adds a low-rank path, `functions` the vector nest: a function's name, and behind "@" the tensor
-    that it reads beside the result. Every rank carries the stage's name, so that stages of one program may have
-    different sizes.
+    that it reads beside the result. Every rank carries the stage's name, so that stages of one program may
+    have different sizes.
     """
 
     name: str

@@ -133,6 +133,13 @@ def test_scales_that_lack_what_a_stage_needs_are_refused(tmp_path: Path) -> None
         generate(program(Gemm("only", rank=4)), machine(), tmp_path / "p", quantisation=stated)
 
 
+def test_a_bias_that_would_leave_the_sums_is_refused(tmp_path: Path) -> None:
+    stated = Quantisation(stages={"only": StageScales(FixedPoint(12345, 21), bias_shift=23)})
+    biased = program(Gemm("only", functions=("add@bias",)))
+    with pytest.raises(InputError, match=r"bias_shift of stage 'only' must be in 0..22, got 23"):
+        generate(biased, machine(), tmp_path / "p", quantisation=stated)
+
+
 @pytest.mark.parametrize("name", ["../escape", "a b", "1st", "int", "gemm0", "with-dash", 'quote"', "x", ""])
 def test_a_program_name_that_c_refuses_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:
