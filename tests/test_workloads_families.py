@@ -354,3 +354,58 @@ def test_an_adapter_on_an_encoder_with_a_decoder_reaches_every_attention() -> No
     # t5-small: 6 + 6 attentions to itself, 6 to the encoder, each 512 -> 512
     counts = count(load_workload("t5-small", adapter="lora:r=4,targets=q+v", phase="decode", cache=1))
     assert counts.params_trainable == 18 * 2 * 4 * 1024
+
+
+_LABELS = {"id2label": {"0": "a", "1": "b", "2": "c"}}
+
+
+def test_windows_of_a_stage_are_sequences_of_its_batch(tmp_path: Path) -> None:
+    # 8 x 8 patches in 4 windows of 16, then 4 x 4 in one; widths 8 and 16
+    fields = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32}
+    workload = _load(tmp_path, "swin", fields | _LABELS)
+    assert [(layer.name, layer.count) for layer in workload.network] == [
+        ("stage0_embed", 1),
+        ("stage0_block", 1),
+        ("stage1_downsample", 1),
+        ("stage1_block", 2),
+        ("stage1_head", 1),
+    ]
+    counts = count(workload)
+    assert counts.flops_attention_bmm == 2 * 2 * (4 * 16 * 16 * 8 + 2 * 16 * 16 * 16)
+    assert counts.flops_conv == 2 * 64 * 8 * 3 * 16
+
+
+def test_an_image_that_windows_do_not_cover_is_refused(tmp_path: Path) -> None:
+    fields = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32}
+    with pytest.raises(InputError, match="image 36: windows of 4 do not cover stage 0"):
+        _load(tmp_path, "swin", fields, image=36)
+
+
+def test_convnext_convolves_each_channel_by_itself(tmp_path: Path) -> None:
+    fields = {"hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 16}
+    counts = _count(tmp_path, "convnext", fields | _LABELS)
+    stem, merge = 16 * 8 * 3 * 16, 4 * 16 * 8 * 4
+    assert counts.flops_conv == 2 * (stem + 16 * 8 * 49 + merge + 4 * 16 * 49)
+    assert counts.flops_linear == 2 * (2 * 16 * 8 * 32 + 2 * 4 * 16 * 64 + 16 * 3)
+
+
+def test_resnet_shortens_by_a_convolution_where_the_shape_changes(tmp_path: Path) -> None:
+    fields = {"hidden_sizes": [8], "depths": [2], "embedding_size": 4, "image_size": 32}
+    workload = _load(tmp_path, "resnet", fields | _LABELS)
+    first, second = workload.network[1:3]
+    assert "shortcut_convolution" in [operator.name for operator in first.graph.operators]
+    assert "shortcut_convolution" not in [operator.name for operator in second.graph.operators]
+    # the image is 16 wide behind the stem's convolution, 8 behind the pooling
+    stem, inner = 16 * 16 * 4 * 3 * 49, 64 * (2 * 2 * 9)
+    layers = 64 * (4 * 2 + 2 * 8 + 4 * 8) + 64 * (8 * 2 + 2 * 8) + 2 * inner
+    assert count(workload).flops_conv == 2 * (stem + layers)
+
+
+def test_stages_are_trained_from_the_last_to_the_first(tmp_path: Path) -> None:
+    fields = {"hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 16}
+    forward = _count(tmp_path, "convnext", fields)
+    step = _count(tmp_path, "convnext", fields, phase="train")
+    # everything twice more but the gradient of the image
+    assert step.flops_total == 3 * forward.flops_total - 2 * 16 * 8 * 3 * 16
+    # a convolution's gradients come from one call
+    assert step.n_ops_conv == 2 * forward.n_ops_conv

@@ -19,7 +19,8 @@ class Attention:
     A token sees the last `window` tokens, itself included; None is all. `query_norm` and `key_norm`
     normalise each head. `cached` attention keeps keys and values of earlier tokens. `from_encoder` takes
     keys and values from the encoder's result, once. `biased` adds a live-in bias per head, query and key to
-    the scores. `scale` of the scores is 1 / sqrt(head_dim) where not stated; `key_bias` where it differs.
+    the scores; with `bias_rows` it comes from a table of the block's own. `scale` of the scores is
+    1 / sqrt(head_dim) where not stated; `key_bias` where it differs.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Attention:
     key_norm: Norm | None = None
     from_encoder: bool = False
     biased: bool = False
+    bias_rows: int = 0
     scale: float | None = None
     key_bias: bool | None = None
 
@@ -88,12 +90,23 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
         builder.rank(rank, spec.head_dim)
     builder.rank(spec.keys_rank, spec.n_keys(builder.run))
     heads = _look_at_encoder(builder, x, spec) if spec.from_encoder else _look_at_self(builder, x, spec)
+    if spec.bias_rows:
+        _own_bias(builder, spec)
     mixed = builder.access(mix(builder, heads, spec, _mask(builder, spec)))
     return builder.linear(
         Linear(
             f"{spec.path}.{spec.output}", mixed, ("d",), ("h", "f"), spec.output_bias, bmm_group="attention"
         )
     )
+
+
+def _own_bias(builder: LayerBuilder, spec: Attention) -> None:
+    """position_bias[h, m, n] from the block's table, a row per distance of a query and a key in a window."""
+    builder.rank("k", spec.bias_rows)
+    buckets = builder.input("buckets", ("m", "n"), Role.INDEX)
+    table = builder.weight(spec.path, "relative_position_bias_table", ("k", "h"))
+    inputs = (builder.access(buckets), Access(table, (Index(), Index.of("h"))))
+    builder.gather("relative_bias", "position_bias", ("h", "m", "n"), inputs, "attention")
 
 
 def _look_at_self(builder: LayerBuilder, x: str, spec: Attention) -> Heads:

@@ -31,6 +31,13 @@ class Block:
     def keeps_cache(self) -> bool:
         return self.attention.cached
 
+    @property
+    def input_ranks(self) -> tuple[str, ...]:
+        return ("b", "m", "d")
+
+    def declare(self, builder: LayerBuilder) -> None:
+        """b, m and d are all that it takes."""
+
     def fill(self, builder: LayerBuilder, x: str) -> str:
         """Add the block on x[b, m, d]; returns its result, ranked alike."""
         if self.placement == "post":

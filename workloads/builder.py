@@ -115,6 +115,10 @@ class LayerBuilder:
         self._tensors[name] = Tensor(name, ranks, dtype or self.run.precision.dtype(role), role)
         return name
 
+    def has(self, tensor: str) -> bool:
+        """Whether a tensor is declared."""
+        return tensor in self._tensors
+
     def input(self, name: str, ranks: tuple[str, ...], role: Role = Role.ACTIVATION) -> str:
         """Declare a live-in tensor."""
         self._inputs.append(self.tensor(name, ranks, role))
@@ -135,7 +139,7 @@ class LayerBuilder:
     ) -> str:
         """Declare a live-in weight tensor, e.g. ("attn.c_attn", "weight"), and its parameter."""
         self.parameter(module, parameter, self.size(ranks), tied_to, part)
-        name = self.input(word(f"{module}.{parameter}"), ranks, Role.WEIGHT)
+        name = self.input(word(f"{module}.{parameter}" if module else parameter), ranks, Role.WEIGHT)
         if self._needs_gradient(module, parameter, tied_to):
             self.trained.append(name)
         return name

@@ -10,6 +10,7 @@ from tilewright.workloads import (
     families_llama,
     families_mamba,
     families_seq2seq,
+    families_stages,
     families_vit,
 )
 from tilewright.workloads.family import Family
@@ -20,6 +21,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
     **families_llama.FAMILIES,
     **families_mamba.FAMILIES,
     **families_seq2seq.FAMILIES,
+    **families_stages.FAMILIES,
     **families_vit.FAMILIES,
 }
 

@@ -30,7 +30,7 @@ class Head:
     """Stages and a linear module of `n_outputs` rows; no module: the last stage is the output.
 
     `tied_to` names the table whose weight it shares, `bias_owner` the module whose bias. `selects` tells
-    the tokens that go through: each one, or the first alone.
+    the tokens that go through: each one, the first alone, or their mean, behind or before the final norm.
     """
 
     module: str = ""
@@ -39,7 +39,7 @@ class Head:
     bias: bool = False
     bias_owner: str = ""
     stages: tuple[Stage, ...] = ()
-    selects: Literal["each", "first"] = "each"
+    selects: Literal["each", "first", "mean", "mean_first"] = "each"
     adapts: bool = False  # "all-linear" includes it
     input_scale: float = 1.0
 
@@ -57,8 +57,12 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
         n_tokens, first = 1, run.seq - 1
     builder.rank("t", n_tokens)
     source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
+    if head and head.selects == "mean_first":
+        source = _mean(builder, source)
     if norm:
         source = builder.access(normalise(builder, source, norm))
+    if head and head.selects == "mean":
+        source = _mean(builder, source)
     if head is None:
         return source.tensor
     width = "d"
@@ -85,6 +89,11 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
             f"{head.bias_owner}.bias" if head.bias_owner else "", head.adapts,
         )
     )  # fmt: skip
+
+
+def _mean(builder: LayerBuilder, x: Access) -> Access:
+    """The mean of all tokens."""
+    return builder.access(builder.reduction("pool", "pooled", ("b", "d"), (x,), "mean", group="head"))
 
 
 def _pass(builder: LayerBuilder, x: Access, stage: Stage, width: str, output: str) -> Access:

@@ -93,7 +93,8 @@ class _Lowering:
     def add(self, part: Part) -> None:
         """Add one stack: its way in, its layers, its way out."""
         stack = part.stack
-        self._emit(part, "embed", stack.embedding.fill)
+        if stack.embedding:
+            self._emit(part, part.entry, stack.embedding.fill)
         built: _Built = {}
         first = 0
         for layer, count in stack.blocks:
@@ -124,7 +125,8 @@ class _Lowering:
         path = f"{part.stack.path}.*"
 
         def fill(builder: LayerBuilder) -> str:
-            return layer.fill(builder, builder.input("x", ("b", "m", "d")))
+            layer.declare(builder)
+            return layer.fill(builder, builder.input("x", layer.input_ranks))
 
         whole = count == part.stack.n_layers
         for adapters, start, n_layers in self._runs(part, path, fill, first, count):

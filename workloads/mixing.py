@@ -81,7 +81,9 @@ def _three_passes(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | 
 
 
 def _add_bias(builder: LayerBuilder, score: str, ranks: tuple[str, ...], mask: Mask | None) -> str:
-    bias = builder.input("position_bias", ranks[1:])
+    bias = "position_bias"
+    if not builder.has(bias):
+        builder.input(bias, ranks[1:])
     terms = (builder.access(score), builder.access(bias))
     return builder.pointwise("score_bias", "biased_scores", terms, "add", group="attention", mask=mask)
 

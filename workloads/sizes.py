@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from tilewright.dataflow.errors import InputError
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.run import Phase
-from tilewright.workloads.transformer import EncoderDecoder, Model, Transformer
+from tilewright.workloads.transformer import EncoderDecoder, Model, Staged, Transformer
 
 MAX_TOKENS = 2**24
 MAX_IMAGE = 2**14
@@ -51,6 +51,8 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
         return model, *_of_pair(model, phase, sizes, source)
     if sizes.decoder_seq is not None:
         raise InputError(f"{source}: {model.model_type} has no decoder beside an encoder (decoder_seq)")
+    if isinstance(model, Staged):
+        return _of_stages(model, sizes, source)
     if isinstance(model.embedding, PatchEmbedding):
         model, seq = _of_image(model, model.embedding, sizes, source)
         return model, seq, 0
@@ -83,15 +85,31 @@ def _of_pair(model: EncoderDecoder, phase: Phase, sizes: Sizes, source: str) -> 
     return seq, encoder_seq
 
 
+def _of_stages(model: Staged, sizes: Sizes, source: str) -> tuple[Model, int, int]:
+    """The model for an image of the stated side, and the positions of its first stage."""
+    model = replace(model, image=_side(model.image, sizes, model.model_type, 1, source))
+    try:
+        stages = model.stages(model.image)
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from None
+    return model, stages[0].n_tokens, 0
+
+
+def _side(own: int, sizes: Sizes, model_type: str, least: int, source: str) -> int:
+    """The side of the image in pixels: `own` where none is stated."""
+    if sizes.seq is not None:
+        raise InputError(f"{source}: {model_type} takes an image, no seq")
+    side = own if sizes.image is None else sizes.image
+    if not isinstance(side, int) or isinstance(side, bool) or not least <= side <= MAX_IMAGE:
+        raise InputError(f"image must be an integer in {least}..{MAX_IMAGE}, got {side!r}")
+    return side
+
+
 def _of_image(
     model: Transformer, patches: PatchEmbedding, sizes: Sizes, source: str
 ) -> tuple[Transformer, int]:
     """The model for an image of the stated side, and the tokens that it becomes."""
-    if sizes.seq is not None:
-        raise InputError(f"{source}: {model.model_type} takes an image, no seq")
-    side = patches.image if sizes.image is None else sizes.image
-    if not isinstance(side, int) or isinstance(side, bool) or not patches.patch <= side <= MAX_IMAGE:
-        raise InputError(f"image must be an integer in {patches.patch}..{MAX_IMAGE}, got {side!r}")
+    side = _side(patches.image, sizes, model.model_type, patches.patch, source)
     patches = replace(patches, image=side)
     return replace(model, embedding=patches), patches.n_tokens
 

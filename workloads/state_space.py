@@ -31,6 +31,13 @@ class SelectiveScan:
     def keeps_cache(self) -> bool:
         return True
 
+    @property
+    def input_ranks(self) -> tuple[str, ...]:
+        return ("b", "m", "d")
+
+    def declare(self, builder: LayerBuilder) -> None:
+        """b, m and d are all that it takes."""
+
     def fill(self, builder: LayerBuilder, x: str) -> str:
         """Add the layer on x[b, m, d]. Ranks: `j` inner channel, `z` state, `u` tap, `y` step rank."""
         sizes = {

@@ -1,5 +1,6 @@
 """A transformer described by values: the way in, layers, the way out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,8 +26,17 @@ class Layer(Protocol):
         """Whether it leaves keys and values or a state behind."""
         ...
 
+    @property
+    def input_ranks(self) -> tuple[str, ...]:
+        """The ranks of what comes in."""
+        ...
+
+    def declare(self, builder: LayerBuilder) -> None:
+        """Declare those of its input ranks that are not b, m and d."""
+        ...
+
     def fill(self, builder: LayerBuilder, x: str) -> str:
-        """Add the layer on x[b, m, d]; returns its result, ranked alike."""
+        """Add the layer on `x`; returns its result, as long as what the next layer takes."""
         ...
 
 
@@ -37,6 +47,7 @@ class Part:
     stack: "Transformer"
     run: Run
     prefix: str = ""
+    entry: str = "embed"  # the name of the class of the way in
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class Transformer:
     model_type: str
     width: int
     path: str
-    embedding: Entry
+    embedding: Entry | None
     blocks: tuple[tuple[Layer, int], ...]
     final_norm: Norm | None
     head: Head | None
@@ -135,7 +146,60 @@ class EncoderDecoder:
         return self.parts(run if run.phase == "train" else replace(run, phase="prefill", cache=0))
 
 
-Model = Transformer | EncoderDecoder
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stack over `n_tokens` positions of each of `n_windows` windows of an image."""
+
+    stack: Transformer
+    n_tokens: int
+    n_windows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Stacks one behind the other, each with fewer positions and more channels than the one before.
+
+    `stages` gives them for the side of an image in pixels. Raises ValueError for a side that does not fit.
+    """
+
+    model_type: str
+    image: int
+    stages: Callable[[int], tuple[Stage, ...]]
+
+    @property
+    def width(self) -> int:
+        return max(stage.stack.width for stage in self.stages(self.image))
+
+    @property
+    def max_positions(self) -> None:
+        return None
+
+    @property
+    def decodes(self) -> bool:
+        return False
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return tuple(stage.stack.path for stage in self.stages(self.image))
+
+    def old_path(self, path: str) -> str:
+        return self.stages(self.image)[0].stack.old_path(path)
+
+    def parts(self, run: Run) -> tuple[Part, ...]:
+        """One part per stage; windows are more sequences of the batch."""
+        return tuple(
+            Part(
+                stage.stack, replace(run, batch=run.batch * stage.n_windows, seq=stage.n_tokens),
+                f"stage{number}_", "downsample" if number else "embed",
+            )
+            for number, stage in enumerate(self.stages(self.image))
+        )  # fmt: skip
+
+    def all_parts(self, run: Run) -> tuple[Part, ...]:
+        return self.parts(run)
+
+
+Model = Transformer | EncoderDecoder | Staged
 
 
 def _encoder_run(run: Run) -> Run:
