@@ -409,3 +409,33 @@ def test_stages_are_trained_from_the_last_to_the_first(tmp_path: Path) -> None:
     assert step.flops_total == 3 * forward.flops_total - 2 * 16 * 8 * 3 * 16
     # a convolution's gradients come from one call
     assert step.n_ops_conv == 2 * forward.n_ops_conv
+
+
+_CLIP = {
+    "projection_dim": 12,
+    "text_config": {
+        "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 10, "max_position_embeddings": 5,
+    },
+    "vision_config": {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "image_size": 8, "patch_size": 4,
+    },
+}  # fmt: skip
+
+
+def test_two_towers_are_matched_pair_by_pair(tmp_path: Path) -> None:
+    whole = _count(tmp_path, "clip", _CLIP, batch=3)
+    text = _count(tmp_path, "clip", _CLIP, batch=3, phase="prefill:text_tower")
+    vision = _count(tmp_path, "clip", _CLIP, batch=3, phase="prefill:vision_tower")
+    match = 2 * (3 * 8 * 12 + 3 * 16 * 12 + 3 * 3 * 12)
+    assert whole.flops_total == text.flops_total + vision.flops_total + match
+    assert whole.params_total == text.params_total == vision.params_total
+    assert whole.output_elems == 9
+
+
+def test_a_wrong_field_of_a_tower_is_named_with_its_tower(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"text_config\.hidden_size: input should be greater than 0, got 0"):
+        _load(tmp_path, "clip", _CLIP | {"text_config": {"hidden_size": 0}})
+    with pytest.raises(InputError, match="gpt2 has no towers"):
+        load_workload("gpt2", phase="prefill:text_tower")

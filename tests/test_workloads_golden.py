@@ -13,12 +13,14 @@ from tilewright.workloads.workload import load_workload
 
 EXTRACT = Path(__file__).parent / "data" / "golden_counts_extract.csv"
 PRESETS = {"tiny-gpt2-2l-64d": "tiny-gpt2"}
-PHASES = ("params", "prefill", "decode", "prefill:encoder", "train")
+PHASES = (
+    "params", "prefill", "decode", "train", "prefill:encoder", "prefill:text_tower", "prefill:vision_tower",
+)  # fmt: skip
 ADAPTERS = (
     "lora_", "dora_", "adalora_", "ia3", "vera_", "shira_", "lokr_", "boft_", "prompt_20", "prefix_20",
 )  # fmt: skip
 #: Metrics of other tools or of what eager PyTorch allocates, which a dataflow graph does not have.
-FOREIGN = ("uncounted_", "onnx_", "saved_for_backward")
+FOREIGN = ("params_text_tower", "params_vision_tower", "uncounted_", "onnx_", "saved_for_backward")
 COUNTED = set(Counts.__dataclass_fields__) | {"flops_extra_vs_base"}
 
 

@@ -167,7 +167,9 @@ class LayerBuilder:
         path, dtype, adapters = self.full_path(module), self.run.precision.weights, self._adapters
         trains = not frozen and (adapters.trains(path, parameter) if adapters else True)
         self.parameters.append(
-            Parameter(f"{path}.{parameter}", n_elements, dtype, Role.WEIGHT, trains, 1, tied_to, part)
+            Parameter(
+                f"{path}.{parameter}".lstrip("."), n_elements, dtype, Role.WEIGHT, trains, 1, tied_to, part
+            )
         )
         if adapters and adapters.copies(path):
             name = f"{path}.modules_to_save.{parameter}"

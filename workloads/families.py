@@ -11,6 +11,7 @@ from tilewright.workloads import (
     families_mamba,
     families_seq2seq,
     families_stages,
+    families_towers,
     families_vit,
 )
 from tilewright.workloads.family import Family
@@ -22,6 +23,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
     **families_mamba.FAMILIES,
     **families_seq2seq.FAMILIES,
     **families_stages.FAMILIES,
+    **families_towers.FAMILIES,
     **families_vit.FAMILIES,
 }
 

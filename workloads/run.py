@@ -6,7 +6,7 @@ from typing import Literal
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.precision import Precision
 
-Phase = Literal["prefill", "decode", "prefill:encoder", "train"]
+Phase = Literal["prefill", "decode", "train", "prefill:encoder", "prefill:text_tower", "prefill:vision_tower"]
 Lowering = Literal["reference", "hardware"]
 Logits = Literal["all", "last"]
 AdapterMode = Literal["unmerged", "merged", "none"]

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from tilewright.dataflow.errors import InputError
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.run import Phase
+from tilewright.workloads.towers import TwoTower
 from tilewright.workloads.transformer import EncoderDecoder, Model, Staged, Transformer
 
 MAX_TOKENS = 2**24
 MAX_IMAGE = 2**14
 DEFAULT_TOKENS = 512
 DEFAULT_DECODER_TOKENS = 128
+_TOWER_PHASES = ("prefill:text_tower", "prefill:vision_tower")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,15 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
         )
     if isinstance(model, EncoderDecoder):
         return model, *_of_pair(model, phase, sizes, source)
+    if phase in _TOWER_PHASES and not isinstance(model, TwoTower):
+        raise InputError(f"{source}: {model.model_type} has no towers (phase {phase!r})")
     if sizes.decoder_seq is not None:
         raise InputError(f"{source}: {model.model_type} has no decoder beside an encoder (decoder_seq)")
     if isinstance(model, Staged):
         return _of_stages(model, sizes, source)
+    if isinstance(model, TwoTower):
+        return _of_towers(model, phase, sizes, source)
+    assert isinstance(model, Transformer)
     if isinstance(model.embedding, PatchEmbedding):
         model, seq = _of_image(model, model.embedding, sizes, source)
         return model, seq, 0
@@ -93,6 +100,19 @@ def _of_stages(model: Staged, sizes: Sizes, source: str) -> tuple[Model, int, in
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
     return model, stages[0].n_tokens, 0
+
+
+def _of_towers(model: TwoTower, phase: Phase, sizes: Sizes, source: str) -> tuple[Model, int, int]:
+    """The model for an image of the stated side, and the tokens of the text."""
+    if phase == "train":
+        raise InputError(f"{source}: phase 'train' of two towers is not supported")
+    vision = model.vision
+    assert isinstance(vision.embedding, PatchEmbedding)
+    alone = replace(sizes, seq=None)
+    vision, _ = _of_image(vision, vision.embedding, alone, source)
+    seq = sizes.seq or _default(model.text, DEFAULT_TOKENS, 0)
+    check_positions(model.text, seq, 0, source)
+    return replace(model, vision=vision), seq, 0
 
 
 def _side(own: int, sizes: Sizes, model_type: str, least: int, source: str) -> int:

@@ -10,6 +10,45 @@ from tilewright.workloads.norms import Norm
 from tilewright.workloads.run import Run
 
 
+class Model(Protocol):
+    """What is lowered: stacks in runs."""
+
+    @property
+    def model_type(self) -> str: ...
+
+    @property
+    def width(self) -> int:
+        """The largest width of its stacks."""
+        ...
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that fit; None: no limit."""
+        ...
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it keeps a cache and computes token after token."""
+        ...
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The paths that hold layers."""
+        ...
+
+    def old_path(self, path: str) -> str:
+        """The name of a module in older releases, which adapter files in the wild use."""
+        ...
+
+    def parts(self, run: Run) -> "tuple[Part, ...]":
+        """What `run` executes."""
+        ...
+
+    def all_parts(self, run: Run) -> "tuple[Part, ...]":
+        """What holds parameters."""
+        ...
+
+
 class Entry(Protocol):
     """The way in; a frozen value."""
 
@@ -197,9 +236,6 @@ class Staged:
 
     def all_parts(self, run: Run) -> tuple[Part, ...]:
         return self.parts(run)
-
-
-Model = Transformer | EncoderDecoder | Staged
 
 
 def _encoder_run(run: Run) -> Run:

@@ -1,0 +1,123 @@
+"""Families of two towers: CLIP."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tilewright.workloads.attention import Attention
+from tilewright.workloads.block import Block
+from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.embedding import Embedding
+from tilewright.workloads.family import Family
+from tilewright.workloads.feed_forward import FeedForward
+from tilewright.workloads.head import task_of
+from tilewright.workloads.norms import Norm, layer_norm
+from tilewright.workloads.patches import PatchEmbedding
+from tilewright.workloads.towers import TwoTower
+from tilewright.workloads.transformer import Entry, Transformer
+
+Pixels = Annotated[int, Field(gt=0, le=2**14)]
+
+
+class _Tower(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 8
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "_Tower":
+        refuse_remainder(self.hidden_size, self.num_attention_heads, "hidden_size", "num_attention_heads")
+        return self
+
+
+class _TextTower(_Tower):
+    vocab_size: Rows = 49408
+    max_position_embeddings: Rows = 77
+
+
+class _VisionTower(_Tower):
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_attention_heads: Width = 12
+    image_size: Pixels = 224
+    patch_size: Pixels = 32
+    num_channels: Annotated[int, Field(gt=0, le=4096)] = 3
+
+    @model_validator(mode="after")
+    def _has_patches(self) -> "_VisionTower":
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size {self.patch_size} exceeds image_size {self.image_size}")
+        return self
+
+
+class ClipConfig(ConfigFile):
+    """`model_type` clip; defaults are the library's class defaults."""
+
+    default_architecture: ClassVar[str] = "CLIPModel"
+    projection_dim: Width = 512
+    text_config: _TextTower = Field(default_factory=_TextTower)
+    vision_config: _VisionTower = Field(default_factory=_VisionTower)
+
+
+def _clip(config: ClipConfig, task: str) -> TwoTower:
+    if task_of(config, task) != "FEATURE_EXTRACTION":
+        raise ValueError("only the model of both towers is supported")
+    text, vision = config.text_config, config.vision_config
+    tokens = Embedding(
+        "text_model.embeddings.token_embedding", text.vocab_size,
+        positions="text_model.embeddings.position_embedding", n_positions=text.max_position_embeddings,
+    )  # fmt: skip
+    patches = PatchEmbedding(
+        "vision_model.embeddings", vision.image_size, vision.image_size, vision.patch_size,
+        vision.num_channels, class_tokens=("class_embedding",), projection="patch_embedding",
+        projection_bias=False, positions="position_embedding.weight",
+        norm=layer_norm("vision_model.pre_layrnorm", vision.layer_norm_eps),
+    )  # fmt: skip
+    final = layer_norm("text_model.final_layer_norm", text.layer_norm_eps)
+    pooled = Norm("vision_model.post_layernorm", "layernorm", vision.layer_norm_eps, ("v",), bias=True)
+    return TwoTower(
+        model_type="clip",
+        text=_tower("text_model", text, tokens, final, text.max_position_embeddings),
+        vision=_tower("vision_model", vision, patches, None, None),
+        projection_width=config.projection_dim,
+        image_norm=pooled,
+    )
+
+
+def _tower(
+    prefix: str, config: _Tower, entry: Entry, final_norm: Norm | None, max_positions: int | None
+) -> Transformer:
+    heads, width = config.num_attention_heads, config.hidden_size
+    attention = Attention(
+        "self_attn", heads, heads, width // heads, "out_proj", qkv_bias=True, output_bias=True,
+        causal=prefix == "text_model", cached=False,
+    )  # fmt: skip
+    inner = FeedForward("mlp", config.intermediate_size, "fc1", "fc2", config.hidden_act, bias=True)
+    epsilon = config.layer_norm_eps
+    block = Block(attention, inner, layer_norm("layer_norm1", epsilon), layer_norm("layer_norm2", epsilon))
+    return Transformer(
+        model_type="clip",
+        width=width,
+        path=f"{prefix}.encoder.layers",
+        embedding=entry,
+        blocks=((block, config.num_hidden_layers),),
+        final_norm=final_norm,
+        head=None,
+        max_positions=max_positions,
+    )
+
+
+FAMILIES: Mapping[str, Family[Any]] = {
+    "clip": Family(
+        ClipConfig, _clip,
+        {
+            "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+            "o": "self_attn.out_proj", "up": "mlp.fc1", "down": "mlp.fc2",
+        },
+    ),
+}  # fmt: skip
