@@ -35,19 +35,13 @@ __all__ = [
 
 def workload_of(file: WorkloadFile, folder: Path, lowering: str = "hardware") -> Workload:
     """Load what a workload file names; its paths are relative to `folder`."""
+    terms = file.model_dump(exclude={"model", "adapter", "precision", "lowering", "weight"})
     return load_workload(
         _resolved(file.model, folder),
         adapter=None if file.adapter is None else _resolved(file.adapter, folder),
-        phase=file.phase,
-        batch=file.batch,
-        seq=file.seq,
-        cache=file.cache,
         precision=file.precision.stated(),
         lowering=file.lowering or lowering,
-        logits=file.logits,
-        adapter_mode=file.adapter_mode,
-        attention=file.attention,
-        name=file.name,
+        **terms,
     )
 
 

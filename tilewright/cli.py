@@ -28,9 +28,11 @@ Adapter = Annotated[
     str | None, typer.Option(help="preset (lora:r=16,targets=q+v), adapter_config.json or its folder")
 ]
 AdapterMode = Annotated[str | None, typer.Option(help="unmerged (default), merged or none")]
-Phase = Annotated[str | None, typer.Option(help="prefill (default) or decode")]
+Phase = Annotated[str | None, typer.Option(help="prefill (default), decode, train, prefill:encoder ...")]
 Batch = Annotated[int | None, typer.Option(min=1, help="sequences, default 1")]
 Seq = Annotated[int | None, typer.Option(min=1, help="tokens; default 512, in decode 1")]
+DecoderSeq = Annotated[int | None, typer.Option(min=1, help="decoder tokens of an encoder-decoder")]
+Image = Annotated[int | None, typer.Option(min=1, help="side of a square image in pixels")]
 Cache = Annotated[int | None, typer.Option(min=0, help="tokens in the KV cache before the step")]
 Lowering = Annotated[
     str | None, typer.Option(help="reference (as executed) or hardware (factored, masked tiles skipped)")
@@ -87,6 +89,8 @@ def count(
     phase: Phase = None,
     batch: Batch = None,
     seq: Seq = None,
+    decoder_seq: DecoderSeq = None,
+    image: Image = None,
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
@@ -104,6 +108,8 @@ def count(
         "phase": phase,
         "batch": batch,
         "seq": seq,
+        "decoder_seq": decoder_seq,
+        "image": image,
         "cache": cache,
         "lowering": lowering,
         "logits": logits,
@@ -122,6 +128,8 @@ def simulate(
     phase: Phase = None,
     batch: Batch = None,
     seq: Seq = None,
+    decoder_seq: DecoderSeq = None,
+    image: Image = None,
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
@@ -145,6 +153,8 @@ def simulate(
         "phase": phase,
         "batch": batch,
         "seq": seq,
+        "decoder_seq": decoder_seq,
+        "image": image,
         "cache": cache,
         "lowering": lowering,
         "logits": logits,

@@ -111,7 +111,9 @@ class WorkloadFile(_File):
     phase: str = "prefill"
     batch: Annotated[int, Field(gt=0, le=65536)] = 1
     seq: Annotated[int, Field(gt=0, le=2**24)] | None = None
+    decoder_seq: Annotated[int, Field(gt=0, le=2**24)] | None = None
     cache: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    image: Annotated[int, Field(gt=0, le=2**14)] | None = None
     precision: Precision = Precision()
     lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None
