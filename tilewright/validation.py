@@ -142,19 +142,31 @@ def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
     from tilewright import api
 
     config, model, _, phase, batch, seq, cache = terms
-    if phase not in ("params", "prefill", "decode"):
-        raise InputError(f"phase {phase!r} is not lowered yet")
     is_adapter = config.startswith("adapter_configs")
     workload = api.load_workload(
         str(folder / _base_config(config, model)),
         adapter=str(folder / config) if is_adapter else None,
         phase="prefill" if phase == "params" else phase,
-        batch=int(batch or 1),
-        seq=int(seq or 1),
-        cache=int(cache or 0),
+        batch=_whole("batch", batch or "1"),
+        cache=_whole("cache", cache or "0"),
         lowering="reference",
+        **_sizes(seq),
     )
     return api.count(workload).to_dict()
+
+
+def _sizes(seq: str) -> dict[str, int]:
+    """Tokens ("512"), or the side of a square image ("224x224"); rows of parameters have neither."""
+    if not seq:
+        return {}
+    return {"image" if "x" in seq else "seq": _whole("seq", seq.partition("x")[0])}
+
+
+def _whole(column: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{column} {text!r} is not a whole number") from None
 
 
 def _dram(points: Path | None) -> list[Record]:
