@@ -141,6 +141,10 @@ def test_a_classification_task_replaces_the_head(tmp_path: Path) -> None:
         ({"rank_pattern": {"(": 2}}, "rank_pattern: '(' is not a pattern"),
         ({"target_modules": "["}, "target_modules: '[' is not a pattern"),
         (
+            {"target_modules": r"(\w+\.?)+x"},
+            "target_modules: '(\\\\w+\\\\.?)+x' repeats a group that repeats",
+        ),
+        (
             {"target_modules": ["q_proj", "v_proj"]},
             "target_modules q_proj, v_proj match no module of this gpt2 model;"
             " its modules: wte, c_attn, c_proj, c_fc, lm_head",
@@ -203,3 +207,9 @@ def test_the_parts_of_an_adapter_sum_to_the_whole(rank: int, names: set[str]) ->
     whole = count(_with(f"lora:r={rank},targets={'+'.join(sorted(names))}")).flops_total - bare
     parts = [count(_with(f"lora:r={rank},targets={name}")).flops_total - bare for name in names]
     assert whole == sum(parts)
+
+
+def test_patterns_that_the_library_writes_are_taken(tmp_path: Path) -> None:
+    for pattern in (r".*\.(attn|mlp)\.c_(attn|proj)", r"(.*\.)?h\.[0-9]+\.attn\.c_attn"):
+        file = _file(tmp_path, target_modules=pattern, r=4)
+        assert count(_with(file)).params_trainable > 0

@@ -8,6 +8,7 @@ import pytest
 
 from tilewright.dataflow.errors import InputError
 from tilewright.workloads.count import Counts, count
+from tilewright.workloads.families import family_of, model_types
 from tilewright.workloads.workload import Workload, load_workload
 
 #: 2 layers, width 16, 4 heads of 4, 2 heads of keys and values, inner width 24, 10 tokens known.
@@ -439,3 +440,10 @@ def test_a_wrong_field_of_a_tower_is_named_with_its_tower(tmp_path: Path) -> Non
         _load(tmp_path, "clip", _CLIP | {"text_config": {"hidden_size": 0}})
     with pytest.raises(InputError, match="gpt2 has no towers"):
         load_workload("gpt2", phase="prefill:text_tower")
+
+
+def test_every_known_model_type_has_its_family() -> None:
+    for model_type in model_types():
+        found, family = family_of({"model_type": model_type}, "file")
+        assert found == model_type
+        assert set(family.targets) <= {"q", "k", "v", "o", "up", "gate", "down"}

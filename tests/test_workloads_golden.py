@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from tilewright.workloads.count import Counts, count
-from tilewright.workloads.families import FAMILIES
+from tilewright.workloads.families import model_types
 from tilewright.workloads.read import read_json
 from tilewright.workloads.workload import load_workload
 
@@ -55,7 +55,7 @@ def _is_ours(point: Point, folder: Path) -> bool:
     if point.config_file.endswith(".onnx"):
         return point.model in PRESETS
     config = folder / "hf_configs" / f"{point.model}.json"
-    return read_json(config)["model_type"] in FAMILIES
+    return read_json(config)["model_type"] in model_types()
 
 
 @cache

@@ -32,15 +32,14 @@ class Adapter:
         """The task that overrides the model's, or the empty string."""
         return self.file.task_type or ""
 
+    def plan(self, model: Model, targets: Mapping[str, str | tuple[str, ...]]) -> AdapterPlan:
+        """The adapter on `model`; `targets` are the family's modules by logical target.
 
-def plan_adapter(adapter: Adapter, model: Model, targets: Mapping[str, str | tuple[str, ...]]) -> AdapterPlan:
-    """The adapter on `model`; `targets` are the family's modules by logical target.
-
-    Raises InputError for what does not fit the model: a rank above its width, a pattern that is none, a
-    logical target that the family does not have, another number of layers.
-    """
-    site = Site(model, targets, adapter.source, adapter.logical)
-    return METHODS[adapter.file.peft_type].plan(adapter.file, site)
+        Raises InputError for what does not fit the model: a rank above its width, a pattern that is none,
+        a logical target that the family does not have, another number of layers.
+        """
+        site = Site(model, targets, self.source, self.logical)
+        return METHODS[self.file.peft_type].plan(self.file, site)
 
 
 def adapter_names() -> tuple[str, ...]:

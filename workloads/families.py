@@ -1,42 +1,41 @@
-"""All model families by `model_type`."""
+"""All model families by `model_type`; a family's module is imported when a file names it."""
 
 from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.workloads import (
-    families_bert,
-    families_gpt,
-    families_llama,
-    families_mamba,
-    families_seq2seq,
-    families_stages,
-    families_towers,
-    families_vit,
-)
 from tilewright.workloads.family import Family
 
-FAMILIES: Mapping[str, Family[Any]] = {
-    **families_bert.FAMILIES,
-    **families_gpt.FAMILIES,
-    **families_llama.FAMILIES,
-    **families_mamba.FAMILIES,
-    **families_seq2seq.FAMILIES,
-    **families_stages.FAMILIES,
-    **families_towers.FAMILIES,
-    **families_vit.FAMILIES,
+_TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
+    "families_bert": ("bert", "roberta", "xlm-roberta", "distilbert"),
+    "families_gpt": ("gpt2", "opt"),
+    "families_llama": ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi"),
+    "families_mamba": ("mamba",),
+    "families_seq2seq": ("t5", "bart", "whisper"),
+    "families_stages": ("swin", "convnext", "resnet"),
+    "families_towers": ("clip",),
+    "families_vit": ("vit", "deit", "dinov2"),
 }
+_MODULE_BY_TYPE = {name: module for module, names in _TYPES_BY_MODULE.items() for name in names}
+
+
+def model_types() -> tuple[str, ...]:
+    """The `model_type`s that are read, sorted."""
+    return tuple(sorted(_MODULE_BY_TYPE))
 
 
 def family_of(values: Mapping[str, Any], source: str) -> tuple[str, Family[Any]]:
     """The family that a file names. Raises InputError for a missing or unknown `model_type`."""
-    known = sorted(FAMILIES)
+    known = model_types()
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise InputError(f"{source}: model_type: missing; supported: {', '.join(known)}")
-    if model_type not in FAMILIES:
+    if model_type not in known:
         raise InputError(
             f"{source}: model_type: {model_type[:60]!r} is unknown{nearest(model_type, known)};"
             f" supported: {', '.join(known)}"
         )
-    return model_type, FAMILIES[model_type]
+    module = import_module(f"tilewright.workloads.{_MODULE_BY_TYPE[model_type]}")
+    families = cast(Mapping[str, Family[Any]], module.FAMILIES)
+    return model_type, families[model_type]

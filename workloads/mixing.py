@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tilewright.dataflow.cascade import load_cascade
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Mask
-from tilewright.dataflow.passes import rename_graph
 from tilewright.workloads.builder import LayerBuilder, word
 
 #: Keys in a tile of the one-pass form; a mapping may cut the tiles of the hardware otherwise.
@@ -90,6 +88,9 @@ def _add_bias(builder: LayerBuilder, score: str, ranks: tuple[str, ...], mask: M
 
 def _one_pass(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> str:
     """The cascade `attention_one_pass`: keys in tiles, maximum and sums run along."""
+    from tilewright.dataflow.cascade import load_cascade
+    from tilewright.dataflow.passes import rename_graph
+
     p, keys = form.prefix, form.keys_rank
     sizes = {rank: builder.size((rank,)) for rank in ("b", "h", "m", "e", "f")}
     sizes |= {"n": builder.size((keys,)), "hkv": form.n_kv_heads}

@@ -12,6 +12,9 @@ T = TypeVar("T")
 
 ALL_LINEAR = "all-linear"
 
+#: A repeated group that holds a repetition or a choice: matching it may take exponential time.
+_REPEATED_REPETITION = re.compile(r"[*+|}][^()]*\)+\s*[*+{]")
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -69,7 +72,9 @@ def by_pattern(patterns: Mapping[str, T], path: str, default: T) -> T:
 
 
 def check_pattern(pattern: str, field: str, source: str) -> None:
-    """Raises InputError if `pattern` is not a regular expression."""
+    """Raises InputError if `pattern` is not a regular expression, or one that may never end."""
+    if _REPEATED_REPETITION.search(pattern):
+        raise InputError(f"{source}: {field}: {pattern[:60]!r} repeats a group that repeats or chooses")
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
-from tilewright.workloads.adapter import adapter_names, plan_adapter, read_adapter
 from tilewright.workloads.adapter_plan import AdapterError
 from tilewright.workloads.families import family_of
 from tilewright.workloads.gradient import GradientError
@@ -17,6 +16,9 @@ from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
 from tilewright.workloads.sizes import Sizes, check_positions, fitted
 from tilewright.workloads.transformer import Model
+
+if TYPE_CHECKING:
+    from tilewright.workloads.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ def model_names() -> tuple[str, ...]:
     return preset_names("models")
 
 
+def adapter_names() -> tuple[str, ...]:
+    """The methods that an adapter's preset string may start with."""
+    from tilewright.workloads.adapter import adapter_names as known
+
+    return known()
+
+
 def load_workload(
     model: str | Path,
     *,
@@ -103,14 +112,14 @@ def load_workload(
     """
     values, source, model_name = _model_values(model)
     model_type, family = family_of(values, source)
-    stated = read_adapter(adapter) if adapter is not None else None
+    stated = _read_adapter(adapter)
     spec = family.read(values, source, stated.task if stated else "")
     sizes = Sizes(batch, seq, decoder_seq, cache, image)
     terms = _Terms(phase, lowering, logits, attention or "three_pass")
     spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
     mode = cast(AdapterMode, adapter_mode if stated else "none")
-    plan = plan_adapter(stated, spec, family.targets) if stated else None
+    plan = stated.plan(spec, family.targets) if stated else None
     adapted = plan.adjusted(run) if plan else run
     check_positions(spec, adapted.seq, adapted.cache, source)
     try:
@@ -125,6 +134,15 @@ def load_workload(
         parameters = tuple(replace(parameter, trainable=False) for parameter in parameters)
     label = name or _label(model_name, run)
     return Workload(label, model_type, run, str(adapter or ""), mode, network, parameters)
+
+
+def _read_adapter(adapter: str | Path | None) -> "Adapter | None":
+    """The adapter stated; its modules are imported only for one."""
+    if adapter is None:
+        return None
+    from tilewright.workloads.adapter import read_adapter
+
+    return read_adapter(adapter)
 
 
 def _label(model: str, run: Run) -> str:
