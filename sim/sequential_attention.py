@@ -18,9 +18,10 @@ from tilewright.sim.sequential_plan import AttentionPlan, Roles, roles_of, works
 from tilewright.sim.sequential_rooms import AttentionNeed, Rooms
 from tilewright.sim.trips import tile_classes
 
-# More tiles than this per head are tried only where the buffers allow no larger ones: beyond it smaller tiles
-# save less than one in a hundred of the masked half.
-_MAX_LEAVES = 2048
+# A head in more tiles than this is avoided at the price of `_MANY_LEAVES_COST`: smaller tiles save little more
+# of the masked half, and every tile is simulated.
+_MANY_LEAVES = 2048
+_MANY_LEAVES_COST = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,17 @@ class Choice:
     """A tiling: rows and keys per tile, whether a head's keys and values stay on chip."""
 
     cycles: float
+    n_leaves: int  # of one head
     key_bytes: float  # keys and values that are loaded for one head
     tile: dict[str, int]
     resident: bool
     score_transposed: bool
     mix_transposed: bool
+
+    @property
+    def rank(self) -> float:
+        """The cycles, with what a simulation of very many tiles is thought to be worth."""
+        return self.cycles * (_MANY_LEAVES_COST if self.n_leaves > _MANY_LEAVES else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +92,10 @@ class AttentionStage:
                         fitting.append(self._estimate(tile, rows, n_keys, resident))
         if not fitting:
             return None
-        limit = (1 + SLACK) * min(choice.cycles for choice in fitting)
+        limit = (1 + SLACK) * min(choice.rank for choice in fitting)
         return min(
-            (choice for choice in fitting if choice.cycles <= limit),
-            key=lambda choice: (choice.key_bytes, choice.cycles),
+            (choice for choice in fitting if choice.rank <= limit),
+            key=lambda choice: (choice.key_bytes, choice.rank),
         )
 
     def peak_cycles(self) -> float:
@@ -166,9 +173,7 @@ class AttentionStage:
         overlapped = self.emitter.copies > 1
         per_head = max(matrix, vector, load) if overlapped else matrix + vector + load
         cycles = per_head * n_batch + first
-        if n_leaves > _MAX_LEAVES:
-            cycles *= 1 + n_leaves / _MAX_LEAVES
-        return Choice(cycles, key_bytes, tile, resident, score[1] < score[0], mix[1] < mix[0])
+        return Choice(cycles, n_leaves, key_bytes, tile, resident, score[1] < score[0], mix[1] < mix[0])
 
     def _vector_cycles(self, works: tuple[VectorWork, ...], tile: Tile) -> float:
         machine = self.emitter.machine

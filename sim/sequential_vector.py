@@ -11,8 +11,8 @@ from tilewright.sim.sequential_emit import Emitter, Tile, depth_of, limited, spl
 from tilewright.sim.sequential_plan import MovePlan, VectorPlan
 from tilewright.sim.sequential_rooms import Rooms
 
-# A masked row is walked in this many pieces, so that most of what the mask leaves out is never touched.
-_MASK_PIECES = 16
+# A masked row may be walked in as many pieces, so that much of what the mask leaves out is never touched.
+_MASK_PIECES = (16, 8, 4, 2, 1)
 # The row tile is chosen among this many candidates.
 _MAX_TILES = 8
 
@@ -50,19 +50,37 @@ class VectorStage:
         return len(self.plan.operators) == 1
 
     def best_tile(self) -> dict[str, int] | None:
-        """The row tile of least estimated time; None if none fits."""
+        """The tile of rows, and of masked columns, of least estimated time; None if none fits."""
         graph = self.emitter.graph
         sizes = tuple(graph.size(rank) for rank in self.plan.rows)
-        columns = self._column_tile()
         best: tuple[float, dict[str, int]] | None = None
-        for elements in tile_candidates(sizes, 1, _MAX_TILES, self._most_rows(columns)):
-            tile = split_tile(self.plan.rows, sizes, self._serial(elements, sizes)) | columns
-            if not self._fits(tile):
-                continue
-            cycles = self._estimate(tile)
-            if best is None or cycles <= best[0]:
-                best = cycles, tile
+        for pieces in _MASK_PIECES if self._masked_column() else (1,):
+            columns = self._column_tile(pieces)
+            for elements in tile_candidates(sizes, 1, _MAX_TILES, self._most_rows(columns)):
+                tile = split_tile(self.plan.rows, sizes, self._serial(elements, sizes)) | columns
+                if not self._fits(tile):
+                    continue
+                cycles = self._estimate(tile) * self._visited(pieces)
+                if best is None or cycles <= best[0]:
+                    best = cycles, tile
         return None if best is None else best[1]
+
+    def _masked_column(self) -> str:
+        """The column that a mask limits by the rows, "" if there is none."""
+        for operator in self.plan.operators:
+            mask = operator.mask
+            if mask and mask.rank in self.plan.columns and mask.upper is not None:
+                return mask.rank if mask.of and self.emitter.graph.size(mask.of) > 1 else ""
+        return ""
+
+    def _visited(self, pieces: int) -> float:
+        """About the share of a masked stage's pieces that is visited, rows being tiled finely."""
+        if pieces == 1:
+            return 1.0
+        operator = next(one for one in self.plan.operators if one.mask)
+        graph = self.emitter.graph
+        computed = graph.n_points(operator) / prod(graph.size(rank) for rank in operator.ranks)
+        return min(1.0, computed / operator.repeat + 0.5 / pieces)
 
     def estimate(self) -> float:
         """Estimated cycles of the stage with its best tile; infinite if none fits."""
@@ -83,16 +101,14 @@ class VectorStage:
         stepped = last.kind is Kind.SCAN and last.serial_rank in self.plan.rows
         return 1 if stepped else min(elements, prod(sizes))
 
-    def _column_tile(self) -> dict[str, int]:
+    def _column_tile(self, mask_pieces: int) -> dict[str, int]:
         """Pieces of the columns: whole, or cut where a mask or a lack of room asks for it."""
         graph, operators = self.emitter.graph, self.plan.operators
-        masks = [operator.mask for operator in operators if operator.mask]
+        masked = self._masked_column()
         tile = {}
         for rank in self.plan.columns:
             size = graph.size(rank)
-            pieces = 1
-            if masks and masks[0].rank == rank and graph.size(masks[0].of) > 1:
-                pieces = _MASK_PIECES
+            pieces = mask_pieces if rank == masked else 1
             if self._walked:
                 bits = max(self.emitter.bits(access.tensor) for access in operators[0].inputs)
                 pieces = max(pieces, -(-size * bits // max(1, self._smallest_room() * 8)))
