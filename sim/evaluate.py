@@ -22,6 +22,7 @@ from tilewright.sim.memory import service_table
 from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
 from tilewright.sim.technology import resolve_table
 from tilewright.sim.template import Template, template_named
+from tilewright.sim.validated import validated_errors
 
 Fidelity = Literal["bound", "tile"]
 FIDELITIES = ("bound", "tile")
@@ -125,6 +126,7 @@ def evaluate_architecture(
             ("macs_per_cycle", float(machine.array.macs_per_cycle / machine.array_scale)),
             ("dram_bytes_per_cycle", machine.dram_bytes_per_cycle),
         ),
+        error_fraction=validated_errors(),
         tables=(energy_table,),
         provenance=(("device", device.source),),
     )

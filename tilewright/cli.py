@@ -55,6 +55,7 @@ class Listing(StrEnum):
 class ValidationSet(StrEnum):
     COUNTS = "counts"
     DRAM = "dram"
+    ARRAYS = "arrays"
     ALL = "all"
 
 

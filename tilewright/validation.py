@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -15,8 +16,6 @@ from tilewright.search.front import write_whole
 #: A point: id, set, reference, ours, error_fraction, skipped_because.
 Record = dict[str, Any]
 
-#: Points that the project carries, so that a user can repeat the check.
-_OWN_POINTS = {"counts": Path(__file__).with_name("data") / "counts_points.csv"}
 _COUNT_COLUMNS = ("model", "config_file", "phase", "batch", "seq", "cache", "adapter", "metric", "value")
 
 
@@ -90,6 +89,11 @@ def record(identity: str, set_name: str, reference: float, ours: float | None, s
     }
 
 
+def _own_points(package: str, name: str) -> Path:
+    """Points that the project carries as data of a package, so that a user can repeat the check."""
+    return Path(str(files(package) / "data" / name))
+
+
 def _rows(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     lines = [line for line in read_text(file).splitlines() if not line.startswith("#")]
     reader = csv.DictReader(lines)
@@ -99,7 +103,7 @@ def _rows(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _counts(points: Path | None) -> list[Record]:
-    file = points or _OWN_POINTS["counts"]
+    file = points or _own_points("tilewright.workloads", "count_points.csv")
     return [_count_record(row, file.parent) for row in _rows(file, _COUNT_COLUMNS)]
 
 
@@ -143,14 +147,17 @@ def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
 
     config, model, _, phase, batch, seq, cache = terms
     is_adapter = config.startswith("adapter_configs")
+    file = folder / _base_config(config, model)
+    sizes = _sizes(seq)
     workload = api.load_workload(
-        str(folder / _base_config(config, model)),
+        str(file) if file.exists() else model,
         adapter=str(folder / config) if is_adapter else None,
         phase="prefill" if phase == "params" else phase,
         batch=_whole("batch", batch or "1"),
         cache=_whole("cache", cache or "0"),
         lowering="reference",
-        **_sizes(seq),
+        seq=sizes.get("seq"),
+        image=sizes.get("image"),
     )
     return api.count(workload).to_dict()
 
@@ -175,7 +182,31 @@ def _dram(points: Path | None) -> list[Record]:
     return [asdict(point) for point in validate_dram(points)]
 
 
-_SETS: dict[str, Callable[[Path | None], list[Record]]] = {"counts": _counts, "dram": _dram}
+_ARRAY_COLUMNS = ("rows", "cols", "m", "n", "k", "stationarity", "cycles")
+
+
+def _arrays(points: Path | None) -> list[Record]:
+    from tilewright.sim.arrays import gemm_cycles
+
+    file = points or _own_points("tilewright.sim", "array_points.csv")
+    records = []
+    for number, row in enumerate(_rows(file, _ARRAY_COLUMNS), start=1):
+        cycles = _whole("cycles", row["cycles"])
+        try:
+            sizes = {name: _whole(name, row[name]) for name in _ARRAY_COLUMNS[:5]}
+            ours = gemm_cycles(**sizes, stationarity=row["stationarity"])  # type: ignore[arg-type]
+        except InputError as error:
+            records.append(record(f"arrays|{number}", "arrays", cycles, None, str(error)))
+        else:
+            records.append(record(f"arrays|{number}", "arrays", cycles, ours, None))
+    return records
+
+
+_SETS: dict[str, Callable[[Path | None], list[Record]]] = {
+    "counts": _counts,
+    "dram": _dram,
+    "arrays": _arrays,
+}
 
 
 def table_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
