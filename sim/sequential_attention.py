@@ -18,8 +18,8 @@ from tilewright.sim.sequential_plan import AttentionPlan, Roles, roles_of, works
 from tilewright.sim.sequential_rooms import AttentionNeed, Rooms
 from tilewright.sim.trips import tile_classes
 
-# A head in more tiles than this is avoided at the price of `_MANY_LEAVES_COST`: smaller tiles save little more
-# of the masked half, and every tile is simulated.
+# A head in more tiles than this is avoided at the price of `_MANY_LEAVES_COST`: smaller tiles save little
+# more of the masked half, and every tile is simulated.
 _MANY_LEAVES = 2048
 _MANY_LEAVES_COST = 1.05
 
