@@ -11,7 +11,7 @@ from tilewright.workloads.families import model_types
 from tilewright.workloads.read import read_json
 from tilewright.workloads.workload import load_workload
 
-EXTRACT = Path(__file__).parent / "data" / "golden_counts_extract.csv"
+EXTRACT = Path(__file__).resolve().parents[1] / "workloads/data/count_points.csv"
 PRESETS = {"tiny-gpt2-2l-64d": "tiny-gpt2"}
 PHASES = (
     "params", "prefill", "decode", "train", "prefill:encoder", "prefill:text_tower", "prefill:vision_tower",

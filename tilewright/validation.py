@@ -150,7 +150,7 @@ def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
     file = folder / _base_config(config, model)
     sizes = _sizes(seq)
     workload = api.load_workload(
-        str(file) if file.exists() else model,
+        str(file) if config and file.exists() else model,
         adapter=str(folder / config) if is_adapter else None,
         phase="prefill" if phase == "params" else phase,
         batch=_whole("batch", batch or "1"),
