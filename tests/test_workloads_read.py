@@ -63,7 +63,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     ("fields", "expected"),
     [
         ({"model_type": None}, ": model_type: missing; supported: "),
-        ({"model_type": "gpt3"}, ": model_type: 'gpt3' is unknown (did you mean 'gpt2'?); supported: "),
+        ({"model_type": "gpt-2"}, ": model_type: 'gpt-2' is unknown (did you mean 'gpt2'?); supported: "),
         ({"n_layer": 0}, ": n_layer: input should be greater than 0, got 0"),
         ({"n_layer": -3}, ": n_layer: input should be greater than 0, got -3"),
         ({"n_layer": "12"}, ": n_layer: input should be a valid integer, got '12'"),

@@ -1,6 +1,6 @@
 """Attention of a block: projections, rotary angles, the KV cache, the attention itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilewright.dataflow.operator import Access, Index, Kind, Mask
 from tilewright.dataflow.tensor import Role
@@ -20,7 +20,8 @@ class Attention:
     normalise each head. `cached` attention keeps keys and values of earlier tokens. `from_encoder` takes
     keys and values from the encoder's result, once. `biased` adds a live-in bias per head, query and key to
     the scores; with `bias_rows` it comes from a table of the block's own. `scale` of the scores is
-    1 / sqrt(head_dim) where not stated; `key_bias` where it differs.
+    1 / sqrt(head_dim) where not stated; `softcap` bounds them by a tanh; `key_bias` where it differs. A
+    window that does not bound the cache is only a mask.
     """
 
     path: str
@@ -44,6 +45,8 @@ class Attention:
     biased: bool = False
     bias_rows: int = 0
     scale: float | None = None
+    softcap: float | None = None
+    window_bounds_cache: bool = True
     key_bias: bool | None = None
 
     @property
@@ -60,6 +63,10 @@ class Attention:
     def score_scale(self) -> float:
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
+    @property
+    def _held_window(self) -> int | None:
+        return self.window if self.window_bounds_cache else None
+
     def n_keys(self, run: Run) -> int:
         """Keys that a query looks at when nothing is masked."""
         return run.encoder_seq if self.from_encoder else self.n_past(run) + run.seq
@@ -74,12 +81,12 @@ class Attention:
         if not self.cached:
             return 0
         held = run.cache + run.n_prefix
-        return held if self.window is None else min(held, self.window - 1)
+        return held if self._held_window is None else min(held, self._held_window - 1)
 
     def n_kept(self, run: Run) -> int:
         """Tokens whose keys and values are held after the step."""
         n_keys = self.n_past(run) + run.seq
-        return n_keys if self.window is None else min(n_keys, self.window - 1)
+        return n_keys if self._held_window is None else min(n_keys, self._held_window - 1)
 
 
 def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
@@ -176,7 +183,12 @@ def _project(builder: LayerBuilder, x: str, spec: Attention) -> tuple[HeadRows, 
 
 
 def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
-    """One product into [b, m, s, h, e]; s = 0, 1, 2 are queries, keys and values."""
+    """One product into [b, m, s, h, e]; s = 0, 1, 2 are queries, keys and values.
+
+    With shared keys it is [b, m, s, e]: s counts the heads of queries, then of keys, then of values.
+    """
+    if spec.n_kv_heads != spec.n_heads:
+        return _project_fused_groups(builder, x, spec)
     builder.rank("s", 3)
     linear = Linear(
         f"{spec.path}.{spec.fused}", x, ("s", "h", "e"), ("d",), spec.qkv_bias, bmm_group="attention"
@@ -189,6 +201,21 @@ def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[H
         )
 
     return rows(0), rows(1), rows(2)
+
+
+def _project_fused_groups(
+    builder: LayerBuilder, x: Access, spec: Attention
+) -> tuple[HeadRows, HeadRows, HeadRows]:
+    builder.rank("s", spec.n_heads + 2 * spec.n_kv_heads)
+    linear = Linear(f"{spec.path}.{spec.fused}", x, ("s", "e"), ("d",), spec.qkv_bias)
+    tensor = builder.linear(replace(linear, bmm_group="attention"))
+
+    def rows(first: int) -> HeadRows:
+        return lambda token, head, channel: Access(
+            tensor, (Index.of("b"), token, Index(head.terms, head.offset + first), channel)
+        )
+
+    return rows(0), rows(spec.n_heads), rows(spec.n_heads + spec.n_kv_heads)
 
 
 def _plain_rows(tensor: str) -> HeadRows:

@@ -15,7 +15,7 @@ class Block:
     """One transformer layer.
 
     `pre`: x += attention(norm x); x += ffn(norm x). `parallel`: x += attention(norm x) + ffn(norm x)
-    with one norm. `post`: x = norm(x + attention x); x = norm(x + ffn x).
+    with one norm or one each. `post`: x = norm(x + attention x); x = norm(x + ffn x).
     """
 
     attention: Attention
@@ -26,6 +26,8 @@ class Block:
     scales: tuple[str, str] | None = None  # modules that scale what attention and network add
     cross: Attention | None = None  # attention to the encoder, between attention and network
     cross_norm: Norm | None = None
+    attention_out_norm: Norm | None = None  # behind attention and network, before the sums
+    feed_forward_out_norm: Norm | None = None
 
     @property
     def keeps_cache(self) -> bool:
@@ -45,8 +47,12 @@ class Block:
         inner = normalise(builder, builder.access(x), self.attention_norm)
         mixed = attend(builder, inner, self.attention)
         if self.placement == "parallel":
+            if self.feed_forward_norm:
+                inner = normalise(builder, builder.access(x), self.feed_forward_norm)
             fed = _network(builder, inner, self.feed_forward)
             return residual(builder, "residual", "y", x, mixed, fed)
+        if self.attention_out_norm:
+            mixed = normalise(builder, builder.access(mixed), self.attention_out_norm)
         if self.scales:
             mixed = _scale(builder, self.scales[0], mixed)
         middle = residual(builder, "attention_residual", "x_mixed", x, mixed)
@@ -58,6 +64,8 @@ class Block:
         assert self.feed_forward_norm is not None
         inner = normalise(builder, builder.access(middle), self.feed_forward_norm)
         fed = _network(builder, inner, self.feed_forward)
+        if self.feed_forward_out_norm:
+            fed = normalise(builder, builder.access(fed), self.feed_forward_out_norm)
         if self.scales:
             fed = _scale(builder, self.scales[1], fed)
         return residual(builder, "feed_forward_residual", "y", middle, fed)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, word
+from tilewright.workloads.builder import LayerBuilder, Linear, word
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
 
 
@@ -13,7 +13,8 @@ from tilewright.workloads.feed_forward import FeedForward, feed_forward
 class Experts:
     """`top_k` of `n_experts` gated networks per token; no capacity, no token is dropped.
 
-    `router` scores the experts with `scoring`. `shared` runs on every token beside them.
+    `router` scores the experts with `scoring`. `shared` runs on every token beside them, times the sigmoid
+    of the linear module `shared_gate` if there is one.
     """
 
     path: str
@@ -24,6 +25,7 @@ class Experts:
     router: str = "gate"
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     shared: FeedForward | None = None
+    shared_gate: str = ""
 
 
 def mix_experts(builder: LayerBuilder, x: str, spec: Experts) -> str:
@@ -48,9 +50,22 @@ def mix_experts(builder: LayerBuilder, x: str, spec: Experts) -> str:
     y = _combine(builder, outputs, shares)
     if spec.shared is None:
         return y
-    beside = feed_forward(builder, x, spec.shared)
+    builder.rank("i_shared", spec.shared.inner_width)
+    beside = feed_forward(builder, x, spec.shared, "i_shared")
+    if spec.shared_gate:
+        beside = _gated(builder, x, beside, f"{spec.path}.{spec.shared_gate}")
     terms = (builder.access(y), builder.access(beside))
     return builder.pointwise("shared_add", "experts_and_shared", terms, "add", group="expert")
+
+
+def _gated(builder: LayerBuilder, x: str, y: str, module: str) -> str:
+    """y times the sigmoid of one number per token."""
+    one = builder.rank("one", 1)
+    score = builder.linear(Linear(module, builder.access(x), (one,), ("d",)))
+    source = (builder.access(score),)
+    share = builder.pointwise("shared_sigmoid", "shared_share", source, "sigmoid", group="expert")
+    factors = (builder.access(y), Access(share, (Index.of("b"), Index.of("m"), Index())))
+    return builder.pointwise("shared_scale", "shared_scaled", factors, "mul", group="expert")
 
 
 def _route(builder: LayerBuilder, x: str, spec: Experts) -> tuple[str, str]:

@@ -9,14 +9,18 @@ from tilewright.workloads.family import Family
 
 _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
     "families_bert": ("bert", "roberta", "xlm-roberta", "distilbert"),
+    "families_decoders": (
+        "phi3", "starcoder2", "olmo", "gemma2", "gemma3_text", "qwen2_moe", "qwen3_moe", "olmoe",
+    ),
     "families_gpt": ("gpt2", "opt"),
     "families_llama": ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi"),
     "families_mamba": ("mamba",),
+    "families_neox": ("gpt_neox", "gptj", "gpt_neo", "bloom", "falcon"),
     "families_seq2seq": ("t5", "bart", "whisper"),
     "families_stages": ("swin", "convnext", "resnet"),
     "families_towers": ("clip",),
     "families_vit": ("vit", "deit", "dinov2"),
-}
+}  # fmt: skip
 _MODULE_BY_TYPE = {name: module for module, names in _TYPES_BY_MODULE.items() for name in names}
 
 

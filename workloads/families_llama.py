@@ -183,7 +183,7 @@ def _gated(model_type: str, traits: _Traits, config: RotaryConfig, task: str) ->
         for window, count in config.windows
     )  # fmt: skip
     scale = sqrt(config.hidden_size) if traits.scaled_rows else 1.0
-    return _decoder(model_type, config, task, blocks, rms_norm("model.norm", epsilon), scale=scale)
+    return decoder(model_type, config, task, blocks, rms_norm("model.norm", epsilon), scale=scale)
 
 
 def _network(config: RotaryConfig) -> FeedForward | Experts:
@@ -229,13 +229,13 @@ def _phi(config: PhiConfig, task: str) -> Transformer:
     )  # fmt: skip
     inner = FeedForward("mlp", config.intermediate_size, "fc1", "fc2", config.hidden_act, bias=True)
     block = Block(attention, inner, layer_norm("input_layernorm", epsilon), None, "parallel")
-    return _decoder(
+    return decoder(
         "phi", config, task, ((block, config.num_hidden_layers),),
         layer_norm("model.final_layernorm", epsilon), head_bias=True,
     )  # fmt: skip
 
 
-def _decoder(
+def decoder(
     model_type: str,
     config: RotaryConfig,
     task: str,
@@ -244,9 +244,11 @@ def _decoder(
     *,
     scale: float = 1.0,
     head_bias: bool = False,
+    angle_sets: int = 1,
 ) -> Transformer:
+    """A stack of rotary blocks behind a table of tokens, with the head that the task wants."""
     table = "model.embed_tokens"
-    n_angles = blocks[0][0].attention.rotary_dim // 2 if config.multiplies_angles else 0
+    n_angles = angle_sets * blocks[0][0].attention.rotary_dim // 2 if config.multiplies_angles else 0
     tied = config.tie_word_embeddings
     return Transformer(
         model_type=model_type,
@@ -259,16 +261,16 @@ def _decoder(
     )
 
 
-_ATTENTION_TARGETS: Mapping[str, str] = {
+ATTENTION_TARGETS: Mapping[str, str] = {
     "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
 }  # fmt: skip
-_TARGETS: Mapping[str, str] = {
-    **_ATTENTION_TARGETS, "up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj",
+TARGETS: Mapping[str, str] = {
+    **ATTENTION_TARGETS, "up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj",
 }  # fmt: skip
 
 
 def _family(model_type: str, config: type[R], traits: _Traits) -> Family[R]:
-    return Family(config, lambda values, task: _gated(model_type, traits, values, task), _TARGETS)
+    return Family(config, lambda values, task: _gated(model_type, traits, values, task), TARGETS)
 
 
 FAMILIES: Mapping[str, Family[Any]] = {
@@ -277,13 +279,13 @@ FAMILIES: Mapping[str, Family[Any]] = {
     "mixtral": Family(
         MixtralConfig,
         lambda config, task: _gated("mixtral", _Traits(qkv_bias=False, output_bias=False), config, task),
-        _ATTENTION_TARGETS,
+        ATTENTION_TARGETS,
     ),
     "qwen2": _family("qwen2", Qwen2Config, _Traits(qkv_bias=True, output_bias=False)),
     "qwen3": _family("qwen3", Qwen3Config, _Traits(head_norm=True)),
     "gemma": _family("gemma", GemmaConfig, _Traits(scaled_rows=True)),
     "phi": Family(
         PhiConfig, _phi,
-        {**_ATTENTION_TARGETS, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"},
+        {**ATTENTION_TARGETS, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"},
     ),
 }  # fmt: skip

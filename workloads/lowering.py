@@ -1,6 +1,6 @@
 """Lowering a described model to layer classes and parameters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Protocol
 
@@ -97,7 +97,7 @@ class _Lowering:
             self._emit(part, part.entry, stack.embedding.fill)
         built: _Built = {}
         first = 0
-        for layer, count in stack.blocks:
+        for layer, count in _joined(stack.blocks):
             self._emit_layers(part, layer, first, count, built)
             first += count
         if stack.final_norm or stack.head:
@@ -186,6 +186,12 @@ class _Lowering:
             self.parameters.append(buffer)
         elif self.parameters[known[0]].n_elements < buffer.n_elements:
             self.parameters[known[0]] = buffer
+
+
+def _joined(blocks: Iterable[tuple[Layer, int]]) -> Iterator[tuple[Layer, int]]:
+    """Runs of layers with equal neighbours put together."""
+    for layer, run in groupby(blocks, key=lambda block: block[0]):
+        yield layer, sum(count for _, count in run)
 
 
 def _finish(builder: LayerBuilder, stack: Transformer) -> str:

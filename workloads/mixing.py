@@ -37,17 +37,19 @@ class Form(Protocol):
     def score_scale(self) -> float: ...
     @property
     def biased(self) -> bool: ...
+    @property
+    def softcap(self) -> float | None: ...
 
 
 def mix(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> str:
     """Softmax attention of ranks h, m, e, f and the keys' rank; returns mixed[b, m, h, f].
 
-    Raises InputError for one pass where the scores are biased.
+    Raises InputError for one pass where the scores are biased or bounded.
     """
     if builder.run.attention == "three_pass":
         return _three_passes(builder, heads, form, mask)
-    if form.biased:
-        raise InputError("attention 'one_pass' does not know the bias that this model adds to its scores")
+    if form.biased or form.softcap:
+        raise InputError("attention 'one_pass' does not know what this model does to its scores")
     return _one_pass(builder, heads, form, mask)
 
 
@@ -63,6 +65,11 @@ def _three_passes(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | 
     )
     if form.biased:
         score = _add_bias(builder, score, square, mask)
+    if form.softcap:
+        source, limit = (builder.access(score),), (("limit", form.softcap),)
+        score = builder.pointwise(
+            f"{p}softcap", f"{p}bounded", source, "tanh", group="attention", mask=mask, parameters=limit
+        )
     scores = builder.access(score)
     top = builder.reduction(f"{p}row_max", f"{p}maxima", row, (scores,), "max", group="attention", mask=mask)
     inputs = (scores, builder.access(top))
