@@ -7,7 +7,7 @@ from typing import Literal
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Graph, LayerClass, Network
-from tilewright.dataflow.program import Program, Stage
+from tilewright.dataflow.program import Program, ProgramError, Stage
 from tilewright.sim.actions import ActionCounts, NestCounts, count_actions
 from tilewright.sim.architecture import Architecture, Dram
 from tilewright.sim.area import area_of, check_fits
@@ -15,7 +15,7 @@ from tilewright.sim.bound import Bound, design_bound
 from tilewright.sim.design import Design
 from tilewright.sim.device import Device, device_named
 from tilewright.sim.energy import nest_pj, price
-from tilewright.sim.engine import Timing, compile_program, run
+from tilewright.sim.engine import EngineError, Timing, compile_program, run
 from tilewright.sim.mapper_machine import machine_of
 from tilewright.sim.mapping import OBJECTIVES
 from tilewright.sim.memory import service_table
@@ -142,12 +142,18 @@ def evaluate_architecture(
 def run_layer(
     graph: Graph, architecture: Architecture, template: str = "sequential", objective: str = "latency"
 ) -> LayerRun:
-    """Schedule one layer graph and simulate it; what timelines and generators start from."""
+    """Schedule one layer graph and simulate it; what timelines and generators start from.
+
+    Raises InputError, in one line, also for a program of a template that is not well formed or cannot run.
+    """
     scheduler: Template = _template(template)
-    program = scheduler.schedule(graph, architecture, objective)
     (dram,) = architecture.of_kind(Dram)
     memory = service_table(dram.config, dram.channels, architecture.clock_mhz)
-    timing = run(compile_program(program, architecture, memory))
+    try:
+        program = scheduler.schedule(graph, architecture, objective)
+        timing = run(compile_program(program, architecture, memory))
+    except (EngineError, ProgramError) as error:
+        raise InputError(f"template {template!r}: layer {graph.name!r} cannot be run: {error}") from error
     return LayerRun(program, timing, count_actions(program, architecture))
 
 

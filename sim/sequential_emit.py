@@ -119,20 +119,30 @@ class Emitter:
             name = _plain_rank(index)
             if not name:
                 name = rank if rank not in tile else f"{rank}.{access.tensor}"
-            found.append((name, self._reach(index, tile)))
+            found.append((name, self._reach(index, tile, rank)))
         return tuple(found)
 
     def n_elements(self, access: Access, tile: Tile) -> int:
         """How many elements `access` touches over `tile`."""
-        return prod([self._reach(index, tile) for index in access.indices])
+        ranks = self.graph.tensor_by_name[access.tensor].ranks
+        return prod(
+            [self._reach(index, tile, rank) for index, rank in zip(access.indices, ranks, strict=True)]
+        )
 
-    def _reach(self, index: Index, tile: Tile) -> int:
-        """Positions that an index expression spans over `tile`; ranks that it lacks are whole."""
+    def n_bytes(self, access: Access, tile: Tile) -> int:
+        """How many bytes `access` touches over `tile`, packed, rounded up."""
+        return -(-self.n_elements(access, tile) * self.bits(access.tensor) // 8)
+
+    def _reach(self, index: Index, tile: Tile, rank: str) -> int:
+        """Positions of the tensor's `rank` that an index expression spans over `tile`.
+
+        Ranks that `tile` lacks are whole. What a window reaches beyond the tensor is padding.
+        """
         reach = 1
         for term in index.terms:
             size = tile.get(term.rank) or self.graph.size(term.rank)
-            reach += term.coefficient * (size - 1) // term.divisor
-        return reach
+            reach += abs(term.coefficient) * (size - 1) // term.divisor
+        return min(reach, self.graph.size(rank))
 
     def run_elements(self, access: Access, tile: Tiled) -> int:
         """Contiguous elements in DRAM of the innermost run of `tile`."""

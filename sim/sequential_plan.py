@@ -116,7 +116,12 @@ class VectorPlan:
 
     def parts(self, graph: Graph) -> tuple["VectorPlan", ...]:
         """One plan per operator, for rows that do not fit as a whole."""
-        return tuple(VectorPlan.of(graph, one.name, (one,), self.gathers) for one in self.operators)
+        plans = []
+        for one in self.operators:
+            read = {access.tensor for access in one.inputs}
+            own = tuple(gather for gather in self.gathers if gather.output.tensor in read)
+            plans.append(VectorPlan.of(graph, one.name, (one,), own))
+        return tuple(plans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +331,8 @@ class _Planner:
                 self._aliases.append((operator.output.tensor, source))
                 continue
             reader = self._only_consumer(operator.output.tensor)
-            if fused and operator.kind is Kind.GATHER and reader and reader.kind in VECTOR_KINDS:
+            rows = reader is not None and reader.kind in VECTOR_KINDS and reader.name not in self._taken
+            if fused and operator.kind is Kind.GATHER and rows:
                 self._taken.add(operator.name)
                 self._fused_gathers.add(operator.name)
                 continue

@@ -17,7 +17,7 @@ from tilewright.sim.sequential_plan import (
 
 # Shares of a buffer, reserved only while a stage of the program needs them; the rest goes to the main tiles.
 _SIDE_SHARE = 0.25  # of the input buffer, for each second operand of a map
-_INDEX_SHARE = 1 / 16  # of the input buffer, for row numbers
+_INDEX_SHARE = 1 / 8  # of the input buffer, for the row numbers of all gathers of a stage
 _VALUE_SHARE = 0.25  # of the weight buffer, the most for values beside keys
 _CONSTANT_SHARE = 0.25  # of the weight buffer, the most for whole biases and norm weights together
 _FACTOR_SHARE = 0.25  # of the weight buffer, the most that whole low-rank factors may take
@@ -70,7 +70,7 @@ class _Needs:
     n_sides: int
     n_constants: int
     largest_constant: int  # bytes
-    gathers: bool
+    n_gathers: int
     attention: bool
     low_rank: bool
     factor_bytes: int
@@ -101,8 +101,8 @@ def divide_buffers(
 
     inputs = machine.input_buffer.capacity_bytes
     side_bytes = int(inputs * min(_SIDE_SHARE, 0.75 / max(1, needs.n_sides)))
-    index_bytes = int(inputs * _INDEX_SHARE) if needs.gathers else 0
-    inputs -= side_bytes * needs.n_sides + index_bytes
+    index_bytes = int(inputs * _INDEX_SHARE / max(2, needs.n_gathers))
+    inputs -= side_bytes * needs.n_sides + index_bytes * needs.n_gathers
 
     out_copies = min(copies, OUTPUT_COPIES)
     outputs = machine.output_buffer.capacity_bytes
@@ -145,8 +145,8 @@ def _sums(needs: _Needs, machine: Machine, room_bits: int, chosen: AttentionNeed
 
 
 def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
-    n_sides = n_constants = largest = factor_bytes = 0
-    gathers = attention = low_rank = False
+    n_sides = n_constants = largest = factor_bytes = n_gathers = 0
+    attention = low_rank = False
     result_bits = share_bits = 8
     for stage in plan.stages:
         fixed: tuple[Access, ...] = ()
@@ -160,9 +160,9 @@ def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
         elif isinstance(stage, VectorPlan):
             fixed = stage.fixed
             n_sides = max(n_sides, len(stage.moving) - 1)
-            gathers = gathers or bool(stage.gathers)
+            n_gathers = max(n_gathers, len(stage.gathers))
         elif isinstance(stage, MovePlan):
-            gathers = True
+            n_gathers = max(n_gathers, 1)
         elif isinstance(stage, AttentionPlan):
             attention = True
             share_bits = max(share_bits, graph.tensor_by_name[stage.mix.inputs[0].tensor].bits)
@@ -170,7 +170,7 @@ def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
         n_constants = max(n_constants, len(fixed))
         largest = max([largest, *(graph.n_bytes(access.tensor) for access in fixed)])
     return _Needs(
-        n_sides, n_constants, largest, gathers, attention, low_rank, factor_bytes, result_bits, share_bits
+        n_sides, n_constants, largest, n_gathers, attention, low_rank, factor_bytes, result_bits, share_bits
     )  # fmt: skip
 
 

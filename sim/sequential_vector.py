@@ -91,8 +91,12 @@ class VectorStage:
         """Rows that the first input and the outputs leave room for, whatever the other inputs need."""
         one = self._token_tile(dict.fromkeys(self.plan.rows, 1) | columns)
         rooms, outputs = self.rooms, self.plan.outputs
-        limits = [rooms.input_bytes // max(1, self._bytes(access, one)) for access in self.plan.moving[:1]]
-        limits += [rooms.output_bytes // len(outputs) // max(1, self._bytes(a, one)) for a in outputs]
+        limits = [
+            rooms.input_bytes // max(1, self.emitter.n_bytes(access, one)) for access in self.plan.moving[:1]
+        ]
+        limits += [
+            rooms.output_bytes // len(outputs) // max(1, self.emitter.n_bytes(a, one)) for a in outputs
+        ]
         return max(1, min(limits))
 
     def _serial(self, elements: int, sizes: tuple[int, ...]) -> int:
@@ -132,26 +136,29 @@ class VectorStage:
             return tile
         return dict(tile) | {rank: self.emitter.graph.size(rank) for rank in self.plan.columns}
 
-    def _bytes(self, access: Access, tile: Tile) -> int:
-        return -(-self.emitter.n_elements(access, tile) * self.emitter.bits(access.tensor) // 8)
-
     def _fits(self, tile: Tile) -> bool:
         token = self._token_tile(tile)
         rooms, outputs = self.rooms, self.plan.outputs
+        if any(
+            self.emitter.n_bytes(gather.inputs[0], tile) > rooms.index_bytes for gather in self.plan.gathers
+        ):
+            return False
         room = rooms.input_bytes
         for access in self.plan.moving:
-            if self._bytes(access, token) > room:
+            if self.emitter.n_bytes(access, token) > room:
                 return False
             room = rooms.side_bytes
-        if any(self._bytes(access, token) > rooms.output_bytes // len(outputs) for access in outputs):
+        if any(
+            self.emitter.n_bytes(access, token) > rooms.output_bytes // len(outputs) for access in outputs
+        ):
             return False
         return all(
-            self._stays_whole(access) or self._bytes(access, token) <= rooms.constant_bytes
+            self._stays_whole(access) or self.emitter.n_bytes(access, token) <= rooms.constant_bytes
             for access in self.plan.fixed
         )
 
     def _stays_whole(self, access: Access) -> bool:
-        return self._bytes(access, {}) <= self.rooms.constant_bytes
+        return self.emitter.n_bytes(access, {}) <= self.rooms.constant_bytes
 
     def _estimate(self, tile: Tile) -> float:
         """Cycles: the busiest of load, evaluation and store, and one tile's way in and out.
@@ -162,9 +169,9 @@ class VectorStage:
         n_tiles = prod(-(-graph.size(rank) // size) for rank, size in tile.items())
         latency = machine.dma_in.setup_cycles + machine.dram_latency_cycles
         rate = min(machine.dma_in.bytes_per_cycle, machine.dram_bytes_per_cycle)
-        loads = [self._bytes(access, tile) / rate + latency for access in self.plan.moving] or [0.0]
+        loads = [self.emitter.n_bytes(access, tile) / rate + latency for access in self.plan.moving] or [0.0]
         load = max(max(loads), sum(loads) / machine.dma_in.channels)
-        store = sum(self._bytes(access, tile) for access in self.plan.outputs) / rate + latency
+        store = sum(self.emitter.n_bytes(access, tile) for access in self.plan.outputs) / rate + latency
         cycles = machine.vector.startup_cycles * machine.vector_scale
         for work in self.plan.works:
             points = prod(tile[rank] for rank in work.ranks)
@@ -181,8 +188,7 @@ class VectorStage:
         nests: list[Nest] = []
         ports: list[Port] = []
         for position, access in enumerate(moving):
-            buffer = "input" if position == 0 else f"side_{position - 1}"
-            added, port = self._load(access, loops, depth, tile, buffer)
+            added, port = self._load(access, loops, depth, tile, position)
             nests += added
             ports.append(port)
         for position, access in enumerate(fixed):
@@ -221,19 +227,21 @@ class VectorStage:
         return limited((*row_loops, *column_loops), mask), len(row_loops)
 
     def _load(
-        self, access: Access, loops: tuple[Loop, ...], depth: int, tile: Tile, buffer: str
+        self, access: Access, loops: tuple[Loop, ...], depth: int, tile: Tile, position: int
     ) -> tuple[list[Nest], Port]:
         """Load a moving input; rows of a gather come straight from its table."""
         emitter = self.emitter
+        buffer = f"side_{position - 1}" if position else "input"
         inner = depth_of(loops, access.ranks)
         at = inner if self._walked else min(inner, depth)
         tiled = emitter.tensor_tile(access, self._token_tile(tile))
         port = emitter.port(buffer, "input_buffer", at, tiled, emitter.bits(access.tensor))
         name = f"{self.plan.name}_load_{buffer}"
-        gather = next((one for one in self.plan.gathers if one.output.tensor == access.tensor), None)
-        if gather is None:
+        picked = [one.output.tensor for one in self.plan.gathers]
+        if access.tensor not in picked:
             return [emitter.load(name, access, loops[:inner], tile, port)], port
-        return gather_nests(emitter, name, gather, loops[:inner], tile, port), port
+        number = picked.index(access.tensor)
+        return gather_nests(emitter, name, self.plan.gathers[number], loops[:inner], tile, port, number), port
 
     def _load_fixed(
         self, access: Access, loops: tuple[Loop, ...], tile: Tile, buffer: str
@@ -251,44 +259,56 @@ class VectorStage:
 
 
 def gather_nests(
-    emitter: Emitter, name: str, gather: Operator, loops: tuple[Loop, ...], tile: Tile, port: Port
-) -> list[Nest]:
-    """Load row numbers, then the rows that they pick, in every iteration of `loops`."""
+    emitter: Emitter, name: str, gather: Operator, loops: tuple[Loop, ...], tile: Tile, port: Port,
+    number: int = 0,
+) -> list[Nest]:  # fmt: skip
+    """Load row numbers, then the rows that they pick, in every iteration of `loops`.
+
+    `number` counts the gathers of a stage: they run side by side, so each has its own buffer of row numbers.
+    """
     numbers, table = gather.inputs[0], gather.inputs[-1]
     depth = depth_of(loops, numbers.ranks)
     index_port = emitter.port(
-        "index", "input_buffer", depth, emitter.tensor_tile(numbers, tile), emitter.bits(numbers.tensor)
-    )
+        f"index_{number}" if number else "index", "input_buffer", depth,
+        emitter.tensor_tile(numbers, tile), emitter.bits(numbers.tensor),
+    )  # fmt: skip
     rows = emitter.load(f"{name}_index", numbers, loops[:depth], tile, index_port)
     leaf_tile = {rank: tile[rank] for rank in gather.output.ranks}
     return [rows, emitter.load(name, table, loops, leaf_tile, port, index=index_port)]
 
 
 def emit_move(emitter: Emitter, plan: MovePlan, rooms: Rooms) -> None:
-    """Append a stage that moves rows through the input buffer. Raises MappingError if not even one fits."""
+    """Append a stage that moves rows through the input buffer. Raises MappingError if not even one fits.
+
+    What the data picks is walked outside what is picked at once, so that rows stay in one piece.
+    """
     operator, graph = plan.operator, emitter.graph
-    ranks = operator.output.ranks
-    sizes = tuple(graph.size(rank) for rank in ranks)
     source = operator.inputs[-1]
+    ranks = operator.output.ranks
+    gathers = operator.kind is Kind.GATHER
+    if gathers:
+        row = [rank for rank in ranks if rank in source.ranks]
+        ranks = (*(rank for rank in ranks if rank not in row), *row)
+    sizes = tuple(graph.size(rank) for rank in ranks)
     bits = emitter.bits(operator.output.tensor)
-    tiles = [
-        elements
-        for elements in tile_candidates(sizes, 1, _MAX_TILES, rooms.input_bytes * 8 // bits)
-        if elements * bits <= rooms.input_bytes * 8
-        and (operator.kind is Kind.SCATTER or elements // sizes[-1] * 32 <= rooms.index_bytes * 8)
-    ]  # fmt: skip
-    if not tiles:
+    best: dict[str, int] | None = None
+    for elements in tile_candidates(sizes, 1, _MAX_TILES, rooms.input_bytes * 8 // bits):
+        tile = split_tile(ranks, sizes, elements)
+        numbers = emitter.n_bytes(operator.inputs[0], tile) if gathers else 0
+        if elements * bits <= rooms.input_bytes * 8 and numbers <= rooms.index_bytes:
+            best = tile
+    if best is None:
         raise MappingError(
             f"operator {operator.name!r}: no row fits in {rooms.input_bytes} bytes of input buffer"
+            f" and {rooms.index_bytes} beside it for its number"
         )
-    tile = split_tile(ranks, sizes, tiles[-1])
-    loops = tile_loops(ranks, sizes, tile)
-    tiled = tuple((rank, tile[rank]) for rank in ranks)
+    loops = tile_loops(ranks, sizes, best)
+    tiled = tuple((rank, best[rank]) for rank in operator.output.ranks)
     port = emitter.port("input", "input_buffer", len(loops), tiled, bits)
     name = f"{plan.name}_load"
-    if operator.kind is Kind.GATHER:
-        nests = gather_nests(emitter, name, operator, loops, tile, port)
+    if gathers:
+        nests = gather_nests(emitter, name, operator, loops, best, port)
     else:
-        nests = [emitter.load(name, source, loops, tile, port)]
-    nests.append(emitter.store(f"{plan.name}_store", operator.output, loops, tile, port))
+        nests = [emitter.load(name, source, loops, best, port)]
+    nests.append(emitter.store(f"{plan.name}_store", operator.output, loops, best, port))
     emitter.add_stage(plan.name, plan.operators, nests)
