@@ -8,8 +8,8 @@ from tilewright.sim import dram_state as at
 
 @kernel
 def _later(instant: int, now: int) -> int:
-    """Ticks to go, 0 for what is past and cannot matter any more."""
-    return max(instant - now, 0)
+    """Ticks to go, 0 for what is past and cannot matter any more, -1 for what waits for something else."""
+    return -1 if instant >= at.NEVER else max(instant - now, 0)
 
 
 @kernel

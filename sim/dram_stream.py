@@ -22,6 +22,7 @@ from tilewright.sim.dram_trace import Load, MemoryResult, load_code, offer_ticks
 Ints = npt.NDArray[np.int64]
 SEARCH_LIMIT_REQUESTS = 1 << 25  # how far to look for a period before refusing
 _BLOCK_REQUESTS = 512  # blocks shorter than this are joined
+_LATE = b"late"
 _COUNTERS = (
     at.N_SERVED, at.LATENCY_SUM, at.N_LATENCIES, at.N_HITS, at.N_ACTIVATES, at.N_REFRESHES, at.N_FORWARDED,
     at.N_ABSORBED,
@@ -159,20 +160,21 @@ class _Walk:
         self._period = _period_of(config, stream)
         self._n_periods_per_block = -(-_BLOCK_REQUESTS // self._period.n_requests)
         self._seen: dict[bytes, tuple[int, Ints, Ints]] = {}
+        self._late_since = 0  # position from which on every offer of a paced load has been overdue
         self.channel: Channel = new_channel(config, code)
         self.n_skipped = self.period_requests = self.period_ticks = 0
 
     def serve(self) -> None:
         """Serve the channel's requests to the end, skipping whole periods once the state recurs."""
         total = self._stream.n_requests
+        if not self._gets_any():
+            self.n_skipped = total
+            return
         block = self._period.n_requests * self._n_periods_per_block
         position, n_refreshes = 0, -1
+        self._refuse(2 * block, total)
         while position + block < total:
-            if position > SEARCH_LIMIT_REQUESTS and not self.n_skipped:
-                raise InputError(
-                    f"stream: the state of {self._config.name} does not recur within {position} requests, "
-                    f"{total} cannot be extrapolated"
-                )
+            self._refuse(position + block, total)
             self._run(position, block, drain=False)
             position += block
             now_refreshed = self.channel.count(at.N_REFRESHES)
@@ -182,6 +184,22 @@ class _Walk:
                 n_refreshes = now_refreshed
                 position = self._skip(position, total)
         self._run(position, total - position, drain=True)
+
+    def _refuse(self, nearest_recurrence: int, total: int) -> None:
+        """Raise InputError when a stream too long to serve cannot recur before the limit of the search."""
+        if nearest_recurrence > SEARCH_LIMIT_REQUESTS < total and not self.n_skipped:
+            raise InputError(
+                f"stream: the state of {self._config.name} does not recur within "
+                f"{SEARCH_LIMIT_REQUESTS} requests, {total} cannot be extrapolated"
+            )
+
+    def _gets_any(self) -> bool:
+        """Whether any request of an address period is for this channel."""
+        if self._config.organisation.channels == 1 or self._period.n_requests > SEARCH_LIMIT_REQUESTS:
+            return True
+        address = self._stream.addresses(self._config, 0, self._period.n_requests)
+        owner, _ = channel_requests(self._config, address, np.zeros(address.size, dtype=np.bool_))
+        return bool((owner == self._index).any())
 
     def _run(self, first: int, n: int, drain: bool) -> None:
         address = self._stream.addresses(self._config, first, n)
@@ -204,9 +222,11 @@ class _Walk:
             self._seen[key] = (position, counters, kept.copy())
             return position
         before, old_counters, old_histogram = self._seen[key]
+        change = counters - old_counters
+        if key.endswith(_LATE) and not self._stays_late(before, position, int(change[-1])):
+            return position
         self.period_requests = position - before
         n_periods = (total - position - 1) // self.period_requests
-        change = counters - old_counters
         self.period_ticks = int(change[-1])
         per_period = histogram.copy()
         per_period[: old_histogram.size] -= old_histogram
@@ -218,6 +238,11 @@ class _Walk:
         self.n_skipped = n_periods * self.period_requests
         self._seen.clear()
         return position + self.n_skipped
+
+    def _stays_late(self, before: int, position: int, ticks: int) -> bool:
+        """Whether a paced load that was overdue from `before` on falls no less behind with every period."""
+        due_ticks = (position - before) * self._period_cycles * self._config.ticks_per_cycle
+        return self._late_since <= before and ticks >= due_ticks
 
     def _shift(self, ticks: int, n_address_periods: int) -> None:
         """Move the state on in time and in rows."""
@@ -249,8 +274,15 @@ class _Walk:
         column_bits = self._config.organisation.bursts_per_row.bit_length() - 1
         out = np.zeros(8 * m.shape[1] + 24 * int(m[at.FIXED, at.N_BANKS]) + 256, dtype=np.int64)
         used = snapshot(m, p.first_row, row, p.n_rows, column_bits, out)
-        phase = b""
-        if self._code == at.PACED:
-            due = position * self._period_cycles * self._config.ticks_per_cycle - self.channel.count(at.CLOCK)
-            phase = f"{due:.6f}".encode()
-        return out[:used].tobytes() + phase
+        return out[:used].tobytes() + (self._phase(position) if self._code == at.PACED else b"")
+
+    def _phase(self, position: int) -> bytes:
+        """When the next offers are due, or that all are overdue until the next look, with a margin."""
+        period_ticks = self._period_cycles * self._config.ticks_per_cycle
+        clock = self.channel.count(at.CLOCK)
+        block = self._period.n_requests * self._n_periods_per_block
+        margin = 4 * int(self.channel.table[at.FIXED, at.REFRESH_INTERVAL])
+        if (position + block) * period_ticks + margin <= clock:
+            return _LATE
+        self._late_since = position + block
+        return f"{position * period_ticks - clock:.6f}".encode()
