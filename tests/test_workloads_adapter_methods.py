@@ -162,3 +162,84 @@ def test_a_stated_factor_is_an_upper_limit(width: int, factor: int) -> None:
     assert first * second == width
     assert first <= factor
     assert (width % factor == 0) == (first == factor)
+
+
+_QV = {
+    "llama-2-7b": {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"},
+    "bert-base-uncased": {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"},
+    "gpt2-medium": {"target_modules": ["c_attn"], "task_type": "CAUSAL_LM"},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "trainable", "extra_mflops"),
+    [
+        ("llama-2-7b", {"peft_type": "LOHA", "r": 8}, 8_388_608, 309_238),
+        ("bert-base-uncased", {"peft_type": "LOHA", "r": 8}, 591_362, 4_077),
+        ("llama-2-7b", {"peft_type": "FOURIERFT"}, 64_000, 274_878),
+        ("gpt2-medium", {"peft_type": "FOURIERFT"}, 24_000, 19_327),
+        ("llama-2-7b", {"peft_type": "ROAD", "variant": "road_1"}, 262_144, 0),
+        ("bert-base-uncased", {"peft_type": "ROAD", "variant": "road_4"}, 75_266, 0),
+        ("llama-2-7b", {"peft_type": "OFT"}, 4_063_232, 3_758),
+        ("bert-base-uncased", {"peft_type": "OFT"}, 287_234, 264),
+        ("llama-2-7b", {"peft_type": "MISS"}, 16_777_216, 4_295),
+        ("bert-base-uncased", {"peft_type": "MISS"}, 1_181_186, 302),
+        ("gpt2-medium", {"peft_type": "LN_TUNING", "target_modules": ["ln_1", "ln_2"]}, 98_304, 0),
+        ("bert-base-uncased", {"peft_type": "LN_TUNING", "target_modules": ["LayerNorm"]}, 39_938, 0),
+        (
+            "llama-2-7b",
+            {"peft_type": "TRAINABLE_TOKENS", "token_indices": [1, 2, 3, 4], "target_modules": None},
+            16_384,
+            0,
+        ),
+    ],
+)
+def test_trainable_parameters_and_extra_work_are_those_of_peft(
+    tmp_path: Path, model: str, fields: dict[str, Any], trainable: int, extra_mflops: int
+) -> None:
+    """Expected values: peft 0.21.2 at 1 x 128 tokens, FLOPs rounded to 0.001 GFLOP."""
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(_QV[model] | fields))
+    adapted, bare = (
+        count(load_workload(model, adapter=file, adapter_mode=mode, seq=128, lowering="reference"))
+        for mode in ("unmerged", "none")
+    )
+    assert adapted.params_trainable == trainable
+    assert round((adapted.flops_total - bare.flops_total) / 1e6) == extra_mflops
+
+
+def test_oft_blocks_are_stored_in_hardware(tmp_path: Path) -> None:
+    rotation = 2 * _LAYERS * _TOKENS * 64 * 8
+    oft = {"peft_type": "OFT", "oft_block_size": 8}
+    assert _extra(tmp_path, "hardware", **oft) == rotation
+    assert _extra(tmp_path, **oft) == rotation + 2 * _LAYERS * 3 * 8 * 8**3
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"peft_type": "OFT", "oft_block_size": 7}, "oft_block_size 7 does not divide the 64 inputs"),
+        ({"peft_type": "OFT", "r": 4}, "r and oft_block_size: exactly one must be above 0"),
+        ({"peft_type": "LN_TUNING", "target_modules": ["norm1"]}, "target_modules norm1 match no module"),
+        ({"peft_type": "LN_TUNING", "target_modules": None}, "target_modules: input should be a valid list"),
+        (
+            {"peft_type": "TRAINABLE_TOKENS", "token_indices": []},
+            "token_indices: list should have",
+        ),
+        (
+            {"peft_type": "TRAINABLE_TOKENS", "token_indices": [1], "target_modules": ["embed"]},
+            "target_modules embed match no module of this gpt2 model; its modules: wte,",
+        ),
+        (
+            {"peft_type": "ROAD", "variant": "road_3"},
+            "variant: input should be 'road_1'",
+        ),
+    ],
+)
+def test_wrong_files_of_these_methods_are_refused(
+    tmp_path: Path, fields: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        _count(tmp_path, **fields)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)

@@ -144,3 +144,55 @@ class PrefixFile(PromptFile):
     encoder_hidden_size: Count | None = None
     num_layers: Count | None = None
     token_dim: Count | None = None
+
+
+class LohaFile(TunerFile):
+    r: Rank = 8
+    rank_pattern: dict[str, Rank] | None = None
+
+
+class FourierFile(TunerFile):
+    n_frequency: Annotated[int, Field(gt=0, le=2**30)] = 1000
+    n_frequency_pattern: dict[str, Annotated[int, Field(gt=0, le=2**30)]] | None = None
+    bias: Bias = "none"
+
+
+class RoadFile(TunerFile):
+    variant: Literal["road_1", "road_2", "road_4"] = "road_1"
+
+
+class NormFile(TunerFile):
+    """LN tuning: the named norms are trained in full, as copies."""
+
+    target_modules: list[Name]
+
+
+class TokensFile(AdapterFile):
+    """Rows of tokens that are trained, of the named embeddings."""
+
+    token_indices: Annotated[list[int], Field(min_length=1)]
+    target_modules: list[Name] | Name | None = None
+
+
+class OftFile(TunerFile):
+    """OFT; blocks are stated by their size or by their number, the other one is 0."""
+
+    r: Annotated[int, Field(ge=0, le=MAX_RANK)] = 0
+    oft_block_size: Annotated[int, Field(ge=0, le=2**20)] = 32
+    block_share: bool = False
+    use_cayley_neumann: Literal[True] = True
+    num_cayley_neumann_terms: Annotated[int, Field(ge=4, le=64)] = 5
+    bias: Bias = "none"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "OftFile":
+        if bool(self.r) == bool(self.oft_block_size):
+            raise ValueError("r and oft_block_size: exactly one must be above 0")
+        return self
+
+
+class MissFile(TunerFile):
+    r: Rank = 64
+    mini_r: Annotated[int, Field(gt=0, le=MAX_RANK)] = 1
+    init_weights: bool | Literal["mini"] = True
+    bias: Bias = "none"

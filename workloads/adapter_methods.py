@@ -10,12 +10,19 @@ from tilewright.workloads.adapter_file import (
     AdaLoraFile,
     AdapterFile,
     BoftFile,
+    FourierFile,
     Ia3File,
+    LohaFile,
     LokrFile,
     LoraFile,
+    MissFile,
+    NormFile,
+    OftFile,
     PrefixFile,
     PromptFile,
+    RoadFile,
     ShiraFile,
+    TokensFile,
     TunerFile,
     VeraFile,
 )
@@ -26,10 +33,21 @@ from tilewright.workloads.builder import Module
 from tilewright.workloads.butterfly import Butterfly
 from tilewright.workloads.lora import Dora, Lora, lora_scale
 from tilewright.workloads.lowering import AdapterPlan
-from tilewright.workloads.prompts import PrefixPlan, PromptPlan
+from tilewright.workloads.orthogonal import BlockRotation
+from tilewright.workloads.prompts import PassivePlan, PrefixPlan, PromptPlan
 from tilewright.workloads.targets import Targets, by_pattern, check_pattern
 from tilewright.workloads.transformer import Model, Transformer
-from tilewright.workloads.tuners import AdaLora, Kronecker, Rescale, SparseDelta, Vera
+from tilewright.workloads.tuners import (
+    AdaLora,
+    Hadamard,
+    Kronecker,
+    PlaneRotation,
+    Rescale,
+    ShardSum,
+    SparseDelta,
+    Spectrum,
+    Vera,
+)
 
 F = TypeVar("F", bound=AdapterFile)
 
@@ -196,6 +214,63 @@ def _attention(stack: Transformer, site: Site) -> Attention:
     return block.attention
 
 
+def _loha(file: LohaFile, site: Site) -> TunerPlan:
+    ranks = file.rank_pattern or {}
+    for pattern in ranks:
+        check_pattern(pattern, "rank_pattern", site.source)
+
+    def change(_module: Module, path: str) -> Hadamard:
+        return Hadamard(by_pattern(ranks, path, file.r))
+
+    return _tuner(file, site, change, patterns=ranks)
+
+
+def _fourier(file: FourierFile, site: Site) -> TunerPlan:
+    counts = file.n_frequency_pattern or {}
+    for pattern in counts:
+        check_pattern(pattern, "n_frequency_pattern", site.source)
+
+    def change(_module: Module, path: str) -> Spectrum:
+        return Spectrum(by_pattern(counts, path, file.n_frequency))
+
+    return _tuner(file, site, change, patterns=counts, trained=_trained(file, file.bias))
+
+
+def _road(file: RoadFile, site: Site) -> TunerPlan:
+    change = PlaneRotation(int(file.variant[-1]))
+    return _tuner(file, site, _always(change))
+
+
+def _oft(file: OftFile, site: Site) -> TunerPlan:
+    change = BlockRotation(file.oft_block_size, file.r, file.num_cayley_neumann_terms, file.block_share)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _miss(file: MissFile, site: Site) -> TunerPlan:
+    site.check_rank(file.r)
+    change = ShardSum(file.r, file.mini_r if file.init_weights == "mini" else 0)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _norms(file: NormFile, site: Site) -> PassivePlan:
+    names = tuple(file.target_modules)
+    trained = _trained(file)
+    trained = replace(trained, saved=(*trained.saved, *names))
+    return PassivePlan(site.source, site.model.model_type, names, trained)
+
+
+def _tokens(file: TokensFile, site: Site) -> PassivePlan:
+    stated = file.target_modules
+    names = (stated,) if isinstance(stated, str) else tuple(stated or _TABLE_NAMES)
+    rows = len(set(file.token_indices))
+    trained = Trained(tokens=tuple((name, rows) for name in names))
+    return PassivePlan(site.source, site.model.model_type, names, trained)
+
+
+#: What families call the table of tokens, for files that do not say.
+_TABLE_NAMES = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in")
+
+
 METHODS: Mapping[str, AdapterMethod[Any]] = {
     "LORA": AdapterMethod(LoraFile, _lora),
     "ADALORA": AdapterMethod(AdaLoraFile, _adalora),
@@ -204,6 +279,13 @@ METHODS: Mapping[str, AdapterMethod[Any]] = {
     "SHIRA": AdapterMethod(ShiraFile, _shira),
     "LOKR": AdapterMethod(LokrFile, _lokr),
     "BOFT": AdapterMethod(BoftFile, _boft),
+    "LOHA": AdapterMethod(LohaFile, _loha),
+    "FOURIERFT": AdapterMethod(FourierFile, _fourier),
+    "ROAD": AdapterMethod(RoadFile, _road),
+    "OFT": AdapterMethod(OftFile, _oft),
+    "MISS": AdapterMethod(MissFile, _miss),
+    "LN_TUNING": AdapterMethod(NormFile, _norms),
+    "TRAINABLE_TOKENS": AdapterMethod(TokensFile, _tokens),
     "PROMPT_TUNING": AdapterMethod(PromptFile, _prompt),
     "PREFIX_TUNING": AdapterMethod(PrefixFile, _prefix),
 }

@@ -135,7 +135,7 @@ class TunerPlan:
         """Raise InputError, with the modules that there are, if none is targeted."""
         if changed:
             return
-        names = dict.fromkeys(module.path.rpartition(".")[2] for module in modules)
+        names = dict.fromkeys(m.path.rpartition(".")[2] for m in modules if m.kind != "norm")
         wanted = self.targets.names
         stated = wanted if isinstance(wanted, str) else ", ".join(wanted)
         where = "" if self.targets.layers is None else f" in layers {list(self.targets.layers)}"

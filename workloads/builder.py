@@ -345,6 +345,21 @@ def shifted(rank: str, offset: int) -> Index:
     return Index((IndexTerm(rank),), offset)
 
 
+def flat_index(builder: LayerBuilder, ranks: tuple[str, ...]) -> Index:
+    """The position in the ranks taken as one, the last one fastest."""
+    sizes = [builder.size(ranks[place + 1 :]) for place in range(len(ranks))]
+    return Index(tuple(IndexTerm(rank, size) for rank, size in zip(ranks, sizes, strict=True)))
+
+
+def block_index(builder: LayerBuilder, ranks: tuple[str, ...], block: int) -> Index:
+    """The block of `block` positions, which divides the last rank, that a position of the ranks lies in."""
+    *outer, last = ranks
+    n_blocks = builder.size((last,)) // block
+    terms = flat_index(builder, tuple(outer)).terms if outer else ()
+    scaled = tuple(IndexTerm(term.rank, term.coefficient * n_blocks) for term in terms)
+    return Index((*scaled, IndexTerm(last, 1, block)))
+
+
 def times(parameters: Iterable[Parameter], count: int) -> tuple[Parameter, ...]:
     """The parameters of one layer, for `count` layers."""
     return tuple(p if p.storage == "shared_buffer" else replace(p, count=p.count * count) for p in parameters)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import AdapterError, Change
-from tilewright.workloads.builder import LayerBuilder, Linear, word
+from tilewright.workloads.builder import LayerBuilder, Linear, block_index, flat_index, word
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Butterfly(Change):
             row = Index((IndexTerm(last), IndexTerm(last, -block, block)))
             near = Index((IndexTerm(last, block, block), IndexTerm(inner)))
             rotation = Access(
-                blocks, (Index(offset=number), _block_of(builder, linear, block), row, Index.of(inner))
+                blocks,
+                (Index(offset=number), block_index(builder, linear.inner, block), row, Index.of(inner)),
             )
             read = Access(source.tensor, (*source.indices[:-1], near))
             output = builder.contraction(
@@ -95,11 +96,11 @@ class Butterfly(Change):
         )
         rotation = self._chained(builder, name, rotation)
         weight = builder.access(word(f"{linear.module}.weight"))
-        row = Access(rotation, (Index(), Index.of(w), _flat(builder, linear.inner)))
+        row = Access(rotation, (Index(), Index.of(w), flat_index(builder, linear.inner)))
         rotated = builder.contraction(
             f"{name}_boft_rotate", f"{name}_boft_weight", (w, *linear.output), (row, weight), "adapter"
         )
-        read = Access(rotated, (_flat(builder, linear.inner), *map(Index.of, linear.output)))
+        read = Access(rotated, (flat_index(builder, linear.inner), *map(Index.of, linear.output)))
         ranks = (*linear.kept, *linear.output)
         return builder.contraction(f"{name}_boft", f"{name}_boft_out", ranks, (linear.input, read), "adapter")
 
@@ -116,18 +117,3 @@ class Butterfly(Change):
             f"{name}_boft_multiply", Kind.CONTRACTION, builder.access(output), factors,
             function="mul", reduce="sum", group="adapter", repeat=self.n_factors - 1,
         )  # fmt: skip
-
-
-def _flat(builder: LayerBuilder, ranks: tuple[str, ...]) -> Index:
-    """The position in the ranks taken as one, the last one fastest."""
-    sizes = [builder.size(ranks[place + 1 :]) for place in range(len(ranks))]
-    return Index(tuple(IndexTerm(rank, size) for rank, size in zip(ranks, sizes, strict=True)))
-
-
-def _block_of(builder: LayerBuilder, linear: Linear, block: int) -> Index:
-    """The block that an input of a linear module lies in."""
-    *outer, last = linear.inner
-    n_blocks = builder.size((last,)) // block
-    terms = _flat(builder, tuple(outer)).terms if outer else ()
-    scaled = tuple(IndexTerm(term.rank, term.coefficient * n_blocks) for term in terms)
-    return Index((*scaled, IndexTerm(last, 1, block)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewright.dataflow.operator import Access
-from tilewright.workloads.builder import LayerBuilder, word
+from tilewright.workloads.builder import LayerBuilder, Module, word
 from tilewright.workloads.run import Part
 
 
@@ -36,6 +36,7 @@ def normalise(builder: LayerBuilder, x: Access, norm: Norm, part: Part = "body")
     `part` is the place of its parameters in the model.
     """
     name = word(norm.module)
+    builder.modules.append(Module(builder.full_path(norm.module), "norm"))
     kept = tuple(rank for rank in x.ranks if rank not in norm.over)
     layer = norm.kind == "layernorm"
     statistics = builder.reduction(

@@ -1,11 +1,42 @@
-"""Trained vectors instead of changed modules: prompt tuning and prefix tuning."""
+"""Methods that add no operator to a module: trained copies and rows, prompts, prefixes."""
 
 from dataclasses import dataclass, replace
 
+from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.operator import Access
 from tilewright.workloads.adapter_plan import LayerChanges, Trained
 from tilewright.workloads.builder import LayerBuilder, Module
 from tilewright.workloads.run import Run
+
+
+@dataclass(frozen=True)
+class PassivePlan:
+    """Trained copies of modules, or trained token rows; `names` are the modules that must be there."""
+
+    source: str
+    model_type: str
+    names: tuple[str, ...]
+    trained: Trained
+    varies_by_layer: bool = False
+
+    def adjusted(self, run: Run) -> Run:
+        return run
+
+    def resolve(self, modules: tuple[Module, ...], layer: int | None) -> LayerChanges:
+        return LayerChanges((), self.trained)
+
+    def check(self, modules: tuple[Module, ...], changed: bool) -> None:
+        """Raises InputError, with the modules that there are, if none has one of the names."""
+        paths = [module.path for module in modules]
+        if not any(path == name or path.endswith(f".{name}") for path in paths for name in self.names):
+            known = dict.fromkeys(path.rpartition(".")[2] for path in paths)
+            raise InputError(
+                f"{self.source}: target_modules {', '.join(self.names)[:200]} match no module of this"
+                f" {self.model_type} model; its modules: {', '.join(known)}"
+            )
+
+    def prelude(self, builder: LayerBuilder) -> str | None:
+        return None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tilewright.dataflow.operator import Access, Index
+from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import Change
 from tilewright.workloads.builder import LayerBuilder, Linear
@@ -154,6 +154,117 @@ class Kronecker(Change):
         return builder.contraction(
             f"{name}_lokr_{part}_product", f"{name}_lokr_{part}", (rows, columns), factors, "adapter"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Hadamard(Change):
+    """LoHa: y = W x + ((A B) * (C D)) x, both products made at each call (arXiv 2108.06098)."""
+
+    rank: int
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        name, path = linear.name, builder.full_path(linear.module)
+        rank = builder.rank(f"r_{name}", self.rank)
+        ranks = (*linear.inner, *linear.output)
+        products = []
+        for part in ("w1", "w2"):
+            left = builder.adapter_weight(
+                f"{name}_hada_{part}_a", (rank, *linear.output), f"{path}.hada_{part}_a"
+            )
+            right = builder.adapter_weight(
+                f"{name}_hada_{part}_b", (*linear.inner, rank), f"{path}.hada_{part}_b"
+            )
+            factors = (builder.access(left), builder.access(right))
+            product = builder.contraction(
+                f"{name}_hada_{part}", f"{name}_hada_{part}_product", ranks, factors, "adapter"
+            )
+            products.append(builder.access(product))
+        delta = builder.pointwise(
+            f"{name}_hada_multiply", f"{name}_hada_delta", tuple(products), "mul", group="adapter"
+        )
+        return _beside(builder, linear, output, delta, "loha")
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum(Change):
+    """FourierFT: y = W x + F x, F the inverse transform of `n_frequencies` trained entries, made at each
+    call (arXiv 2405.03003)."""
+
+    n_frequencies: int
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        name, path = linear.name, builder.full_path(linear.module)
+        rank = builder.rank(f"k_{name}", self.n_frequencies)
+        entries = builder.adapter_weight(f"{name}_spectrum", (rank,), f"{path}.fourierft_spectrum")
+        delta = builder.tensor(f"{name}_fourier_delta", (*linear.inner, *linear.output), Role.ACTIVATION)
+        source = (Access(entries, (Index(),)),)
+        builder.add(
+            f"{name}_fourier", Kind.TRANSFORM, builder.access(delta), source,
+            function="inverse_fourier", group="adapter",
+        )  # fmt: skip
+        return _beside(builder, linear, output, delta, "fourierft")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneRotation(Change):
+    """RoAd: outputs are turned in planes of two; angles and lengths per plane, or per output (road_2 and
+    road_4 have two and four numbers per output) (arXiv 2409.00119)."""
+
+    n_numbers: int
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        name, path = linear.name, builder.full_path(linear.module)
+        terms = [builder.access(output)]
+        n_each = builder.size(linear.output) * self.n_numbers // 2
+        for part in ("theta", "alpha"):
+            builder.note_adapter(f"{path}.road_{part}", n_each)
+            numbers = builder.input(f"{name}_road_{part}", linear.output, Role.ADAPTER)
+            builder.trained.append(numbers)
+            terms.append(builder.access(numbers))
+        return builder.pointwise(
+            f"{name}_road", f"{name}_rotated", tuple(terms), "rotate_pairs", group="adapter"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSum(Change):
+    """MiSS: inputs summed in `rank` shards, through one trained matrix (arXiv 2409.15371).
+
+    With `mini_width` the matrix has that many columns, repeated over the outputs.
+    """
+
+    rank: int
+    mini_width: int = 0
+
+    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        name, path = linear.name, builder.full_path(linear.module)
+        rank = builder.rank(f"r_{name}", self.rank)
+        ranks = (*linear.kept, rank)
+        low = builder.tensor(f"{name}_miss_low", ranks, Role.ACTIVATION)
+        builder.add(
+            f"{name}_miss_sum", Kind.REDUCTION, builder.access(low), (linear.input,),
+            reduce="sum", group="adapter",
+        )  # fmt: skip
+        if self.mini_width:
+            column = builder.rank(f"c_{name}", self.mini_width)
+            small = builder.adapter_weight(f"{name}_miss_block", (rank, column), f"{path}.miss_block")
+            repeated = builder.tensor(f"{name}_miss_matrix", (rank, *linear.output), Role.ACTIVATION)
+            source = (Access(small, (Index.of(rank), Index())),)
+            builder.add(
+                f"{name}_miss_repeat", Kind.POINTWISE, builder.access(repeated), source, group="adapter"
+            )
+            up = builder.access(repeated)
+        else:
+            matrix = builder.adapter_weight(
+                f"{name}_miss_block", (rank, *linear.output), f"{path}.miss_block"
+            )
+            up = builder.access(matrix)
+        update = builder.contraction(
+            f"{name}_miss", f"{name}_miss_update", (*linear.kept, *linear.output),
+            (builder.access(low), up), "adapter",
+        )  # fmt: skip
+        terms = (builder.access(output), builder.access(update))
+        return builder.pointwise(f"{name}_miss_add", f"{name}_adapted", terms, "add", group="adapter")
 
 
 def split_width(width: int, factor: int) -> tuple[int, int]:
