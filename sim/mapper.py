@@ -88,7 +88,7 @@ def _search(
 ) -> Mapping | None:
     answer = kernels.best_mapping(
         np.array(problem.m_tiles), np.array(problem.n_tiles), np.array(problem.k_tiles),
-        *problem_vectors(problem, sizes, rates), kernels.OBJECTIVE_CODE[objective],
+        *operand_elements(problem), *problem_vectors(problem, sizes, rates), kernels.OBJECTIVE_CODE[objective],
     )  # fmt: skip
     if answer[0] == 0:
         return None
@@ -104,6 +104,17 @@ def _search(
         cycles=float(answer[5]),
         energy_pj=float(answer[6]),
         dram_bytes=float(answer[7]),
+    )
+
+
+def operand_elements(problem: GemmProblem) -> tuple[kernels.IntArray, kernels.IntArray]:
+    """Elements of A, (m tiles + 1, k tiles + 1), and of B, by n tiles, in every tile; the last is the whole."""
+    depths = np.array((*problem.k_tiles, problem.k))
+    a = np.multiply.outer(np.array((*problem.m_tiles, problem.m)), depths)
+    b = np.multiply.outer(np.array((*problem.n_tiles, problem.n)), depths)
+    return (
+        np.array(problem.a_elements) if problem.a_elements else a,
+        np.array(problem.b_elements) if problem.b_elements else b,
     )
 
 

@@ -141,17 +141,13 @@ def operand_traffic(residency: int, outer_trips: int, own_trips: int, k_trips: i
 
 
 @kernel
-def fits(m_tile: int, n_tile: int, k_tile: int, configuration: IntArray, sizes: IntArray) -> bool:
-    """Whether a mapping has room in the three buffers and the order that its problem asks for."""
-    order, a_residency, b_residency = configuration[0], configuration[1], configuration[2]
+def fits(
+    m_tile: int, n_tile: int, a_elements: int, b_elements: int, configuration: IntArray, sizes: IntArray
+) -> bool:
+    """Whether a mapping that holds so much of A and of B has room, in the order that its problem asks for."""
+    order, a_residency = configuration[0], configuration[1]
     if (sizes[A_STAYS] and a_residency == STREAM) or (sizes[M_OUTER] and order == 1):
         return False
-    a_elements = (sizes[M] if a_residency == WHOLE else m_tile) * (
-        k_tile if a_residency == STREAM else sizes[K]
-    )
-    b_elements = (sizes[N] if b_residency == WHOLE else n_tile) * (
-        k_tile if b_residency == STREAM else sizes[K]
-    )
     return bool(
         m_tile * n_tile <= sizes[C_ELEMENTS]
         and a_elements * sizes[A_BITS] <= 8 * sizes[A_ROOM]
@@ -160,29 +156,41 @@ def fits(m_tile: int, n_tile: int, k_tile: int, configuration: IntArray, sizes: 
 
 
 @kernel
+def held_elements(elements: IntArray, own: int, depth: int, residency: int) -> int:
+    """Elements of an operand that stay at a time.
+
+    elements: (own tiles + 1, k tiles + 1), the last of each for the whole; `own` and `depth` are positions.
+    """
+    if residency == WHOLE:
+        own = elements.shape[0] - 1
+    if residency != STREAM:
+        depth = elements.shape[1] - 1
+    return int(elements[own, depth])
+
+
+@kernel
 def mapping_cost(
-    m_tile: int, n_tile: int, k_tile: int, configuration: IntArray, compute: float, sizes: IntArray,
-    rates: FloatArray, transposed: int, found: FloatArray,
+    m_tile: int, n_tile: int, k_tile: int, a_elements: int, b_elements: int, configuration: IntArray,
+    compute: float, sizes: IntArray, rates: FloatArray, transposed: int, found: FloatArray,
 ) -> None:  # fmt: skip
-    """Write (cycles, energy_pj, dram_bytes) of a mapping into `found`.
+    """Write (cycles, energy_pj, dram_bytes) of a mapping that holds so much of A and of B into `found`.
 
     Time: the busiest of array, vector unit, DMA and DRAM, plus the first tiles' way in and the last tile's
     way out; without a second copy of the buffers, loading and computing alternate.
     """
     m, n, k, batch = sizes[M], sizes[N], sizes[K], sizes[BATCH]
     a_residency, b_residency = configuration[1], configuration[2]
-    a_rows = m if a_residency == WHOLE else m_tile
-    a_depth = k_tile if a_residency == STREAM else k
-    b_cols = n if b_residency == WHOLE else n_tile
-    b_depth = k_tile if b_residency == STREAM else k
-    a_tile_bytes = a_rows * a_depth * sizes[A_BITS] / 8.0
-    b_tile_bytes = b_cols * b_depth * sizes[B_BITS] / 8.0
+    a_tile_bytes = a_elements * sizes[A_BITS] / 8.0
+    b_tile_bytes = b_elements * sizes[B_BITS] / 8.0
     m_trips, n_trips, k_trips = -(-m // m_tile), -(-n // n_tile), -(-k // k_tile)
     a_times, a_moves = operand_traffic(a_residency, n_trips, m_trips, k_trips)
     b_times, b_moves = operand_traffic(b_residency, m_trips, n_trips, k_trips)
     share = rates[COMPUTED]
-    a_bytes = batch * a_times * (m * k * sizes[A_BITS] / 8.0)
-    b_bytes = batch * b_times * (k * n * sizes[B_BITS] / 8.0)
+    # the last tiles are as much smaller as the ranks have it; windows overlap, so tiles may hold more than A
+    a_pieces = (1.0 if a_residency == WHOLE else m / m_tile) * (k / k_tile if a_residency == STREAM else 1.0)
+    b_pieces = (1.0 if b_residency == WHOLE else n / n_tile) * (k / k_tile if b_residency == STREAM else 1.0)
+    a_bytes = batch * a_times * a_tile_bytes * a_pieces
+    b_bytes = batch * b_times * b_tile_bytes * b_pieces
     if a_residency == STREAM:
         a_bytes *= share
     if b_residency == STREAM:
@@ -238,13 +246,15 @@ def best_mapping(
     m_tiles: IntArray,
     n_tiles: IntArray,
     k_tiles: IntArray,
+    a_elements: IntArray,
+    b_elements: IntArray,
     sizes: IntArray,
     rates: FloatArray,
     objective: int,
 ) -> FloatArray:
     """The cheapest mapping: (m_tile, n_tile, k_tile, configuration, transposed, cycles, pJ, DRAM bytes).
 
-    Tiles ascend. m_tile is 0 if no candidate fits. Of the mappings within `SLACK` of the least cost the one
+    Tiles ascend; `a_elements` and `b_elements` are what `held_elements` takes. m_tile is 0 if no candidate fits. Of the mappings within `SLACK` of the least cost the one
     that is best by the other measure (energy, or cycles) is taken, then the one with larger tiles, then the
     one that is not transposed, then the earlier configuration.
     """
@@ -262,11 +272,15 @@ def best_mapping(
                 for turned in range(2):
                     compute = -1
                     for c in range(n_configurations):
-                        if not fits(*tile, CONFIGURATIONS[c], sizes):
+                        a_held = held_elements(a_elements, i, p, CONFIGURATIONS[c][1])
+                        b_held = held_elements(b_elements, j, p, CONFIGURATIONS[c][2])
+                        if not fits(tile[0], tile[1], a_held, b_held, CONFIGURATIONS[c], sizes):
                             continue
                         if compute < 0:
                             compute = gemm_compute_cycles(sizes[M], sizes[N], sizes[K], *tile, sizes, turned)
-                        mapping_cost(*tile, CONFIGURATIONS[c], compute, sizes, rates, turned, found)
+                        mapping_cost(
+                            *tile, a_held, b_held, CONFIGURATIONS[c], compute, sizes, rates, turned, found
+                        )
                         value, other = found[0], found[1]
                         if objective == 1:
                             value, other = found[1], found[0]
@@ -289,12 +303,14 @@ def best_mapping(
                             best_second = second[i, j, p, turned, c]
                             best[0], best[1], best[2] = m_tiles[i], n_tiles[j], k_tiles[p]
                             best[3], best[4] = c, turned
+                            a_held = held_elements(a_elements, i, p, CONFIGURATIONS[c][1])
+                            b_held = held_elements(b_elements, j, p, CONFIGURATIONS[c][2])
     compute = gemm_compute_cycles(
         sizes[M], sizes[N], sizes[K], int(best[0]), int(best[1]), int(best[2]), sizes, int(best[4])
     )
     mapping_cost(
-        int(best[0]), int(best[1]), int(best[2]), CONFIGURATIONS[int(best[3])], compute, sizes, rates,
-        int(best[4]), found,
+        int(best[0]), int(best[1]), int(best[2]), a_held, b_held, CONFIGURATIONS[int(best[3])], compute,
+        sizes, rates, int(best[4]), found,
     )  # fmt: skip
     best[5], best[6], best[7] = found[0], found[1], found[2]
     return best

@@ -27,7 +27,9 @@ class GemmProblem:
     of C may have. `computed_fraction` is the unmasked share of (m, n, k). `vector_cycles` is the vector
     unit's time per element of C for what rides on the stage, `side_bits` what that reads per element from
     DRAM. `a_stays` asks that A's tile holds all of k (a second contraction reads it too), `m_outer` that the
-    loops of m stand outside those of n (a mask limits n by m).
+    loops of m stand outside those of n (a mask limits n by m). `a_elements` has, for every m tile and then the
+    whole of m, the elements of A under every k tile and under the whole of k; empty where that is their product.
+    `b_elements` has the same for B by n tiles.
     """
 
     name: str = field(compare=False)
@@ -51,6 +53,8 @@ class GemmProblem:
     side_bits: int = 0
     a_stays: bool = False
     m_outer: bool = False
+    a_elements: tuple[tuple[int, ...], ...] = ()
+    b_elements: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

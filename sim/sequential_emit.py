@@ -119,30 +119,16 @@ class Emitter:
             name = _plain_rank(index)
             if not name:
                 name = rank if rank not in tile else f"{rank}.{access.tensor}"
-            found.append((name, self._reach(index, tile, rank)))
+            found.append((name, reach(self.graph, index, tile, rank)))
         return tuple(found)
 
     def n_elements(self, access: Access, tile: Tile) -> int:
         """How many elements `access` touches over `tile`."""
-        ranks = self.graph.tensor_by_name[access.tensor].ranks
-        return prod(
-            [self._reach(index, tile, rank) for index, rank in zip(access.indices, ranks, strict=True)]
-        )
+        return touched_elements(self.graph, access, tile)
 
     def n_bytes(self, access: Access, tile: Tile) -> int:
         """How many bytes `access` touches over `tile`, packed, rounded up."""
         return -(-self.n_elements(access, tile) * self.bits(access.tensor) // 8)
-
-    def _reach(self, index: Index, tile: Tile, rank: str) -> int:
-        """Positions of the tensor's `rank` that an index expression spans over `tile`.
-
-        Ranks that `tile` lacks are whole. What a window reaches beyond the tensor is padding.
-        """
-        reach = 1
-        for term in index.terms:
-            size = tile.get(term.rank) or self.graph.size(term.rank)
-            reach += abs(term.coefficient) * (size - 1) // term.divisor
-        return min(reach, self.graph.size(rank))
 
     def run_elements(self, access: Access, tile: Tiled) -> int:
         """Contiguous elements in DRAM of the innermost run of `tile`."""
@@ -155,6 +141,29 @@ class Emitter:
             if size < self.graph.size(rank):
                 break
         return run
+
+
+def touched_elements(graph: Graph, access: Access, tile: Tile) -> int:
+    """How many elements of its tensor `access` touches over `tile`."""
+    ranks = graph.tensor_by_name[access.tensor].ranks
+    return prod(reach(graph, index, tile, rank) for index, rank in zip(access.indices, ranks, strict=True))
+
+
+def reach(graph: Graph, index: Index, tile: Tile, rank: str) -> int:
+    """Positions of a tensor's `rank` that an index expression spans over `tile`.
+
+    Ranks that `tile` lacks are whole. What a window reaches beyond the tensor is padding.
+    """
+    span = 1
+    for term in index.terms:
+        size = tile.get(term.rank) or graph.size(term.rank)
+        span += abs(term.coefficient) * (size - 1) // term.divisor
+    return min(span, graph.size(rank))
+
+
+def is_plain(index: Index) -> bool:
+    """Whether an index is a rank or a constant, give or take one."""
+    return not index.terms or bool(_plain_rank(index))
 
 
 def _plain_rank(index: Index) -> str:

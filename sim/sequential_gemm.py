@@ -9,7 +9,17 @@ from tilewright.dataflow.program import Compute, Loop, Nest, Port, Unit, VectorW
 from tilewright.sim.mapper import map_contraction, tile_candidates
 from tilewright.sim.mapper_machine import Machine
 from tilewright.sim.mapping import GemmProblem, Mapping, MappingError, Objective, Residency
-from tilewright.sim.sequential_emit import Emitter, Tile, Tiled, depth_of, limited, split_tile, tile_loops
+from tilewright.sim.sequential_emit import (
+    Emitter,
+    Tile,
+    Tiled,
+    depth_of,
+    is_plain,
+    limited,
+    split_tile,
+    tile_loops,
+    touched_elements,
+)
 from tilewright.sim.sequential_plan import GemmPlan, Roles, roles_of
 from tilewright.sim.sequential_rooms import Rooms
 
@@ -282,11 +292,13 @@ def problem_of(graph: Graph, machine: Machine, plan: GemmPlan, rooms: Rooms, cop
     for access in plan.fixed:
         if graph.n_bytes(access.tensor) > rooms.constant_bytes:
             most_n = min(most_n, rooms.constant_bytes * 8 // bits(access))
+    m_tiles = tile_candidates(sizes(roles.m), quantum, most=most_m)
+    n_tiles = tile_candidates(sizes(roles.n), quantum, most=most_n)
+    k_tiles = tile_candidates(sizes(roles.k), array.rows, 8, max(a_room, b_room))
     return GemmProblem(
-        name=operator.name, m=m, n=n, k=k, batch=batch,
-        m_tiles=tile_candidates(sizes(roles.m), quantum, most=most_m),
-        n_tiles=tile_candidates(sizes(roles.n), quantum, most=most_n),
-        k_tiles=tile_candidates(sizes(roles.k), array.rows, 8, max(a_room, b_room)),
+        name=operator.name, m=m, n=n, k=k, batch=batch, m_tiles=m_tiles, n_tiles=n_tiles, k_tiles=k_tiles,
+        a_elements=_window_elements(graph, operator.inputs[0], roles, roles.m, (*m_tiles, m), (*k_tiles, k)),
+        b_elements=_window_elements(graph, operator.inputs[1], roles, roles.n, (*n_tiles, n), (*k_tiles, k)),
         a_bits=bits(operator.inputs[0]), b_bits=bits(operator.inputs[1]), output_bits=bits(plan.output),
         accumulator_bits=array.accumulator_bits,
         a_bytes=rooms.input_bytes, b_bytes=rooms.weight_bytes, c_elements=sums, copies=copies,
@@ -296,3 +308,26 @@ def problem_of(graph: Graph, machine: Machine, plan: GemmPlan, rooms: Rooms, cop
         a_stays=plan.low_rank is not None,
         m_outer=operator.mask is not None or plan.low_rank is not None,
     )  # fmt: skip
+
+
+def _window_elements(
+    graph: Graph, access: Access, roles: Roles, own: tuple[str, ...], own_tiles: tuple[int, ...],
+    k_tiles: tuple[int, ...],
+) -> tuple[tuple[int, ...], ...]:  # fmt: skip
+    """Elements of an operand in tiles over its own ranks and k; empty where that is just their product.
+
+    It is not under a window: neighbouring positions share elements, or skip some.
+    """
+    one = dict.fromkeys(roles.batch, 1)
+    if all(map(is_plain, access.indices)) and set(access.ranks) == {*roles.batch, *own, *roles.k}:
+        return ()
+    own_sizes, k_sizes = (tuple(graph.size(rank) for rank in ranks) for ranks in (own, roles.k))
+    return tuple(
+        tuple(
+            touched_elements(
+                graph, access, one | split_tile(own, own_sizes, rows) | split_tile(roles.k, k_sizes, depth)
+            )
+            for depth in k_tiles
+        )
+        for rows in own_tiles
+    )

@@ -366,8 +366,16 @@ def _rides(operator: Operator, tensor: str, contraction: Operator) -> bool:
     own = set(contraction.output.ranks)
     reads = [access for access in operator.inputs if access.tensor == tensor]
     plain = all(access.indices == _plain(access) and set(access.ranks) == own for access in reads)
-    within = all(set(access.ranks) <= own for access in operator.inputs)
+    within = all(set(access.ranks) <= own and not _has_window(access) for access in operator.inputs)
     return plain and within and set(operator.output.ranks) == own
+
+
+def _has_window(access: Access) -> bool:
+    """Whether a tile may touch more elements than it has positions: sums of ranks, and steps."""
+    return any(
+        len(index.terms) > 1 or any(abs(term.coefficient) > 1 for term in index.terms)
+        for index in access.indices
+    )
 
 
 def _plain(access: Access) -> tuple[object, ...]:

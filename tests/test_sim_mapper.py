@@ -113,11 +113,15 @@ def test_no_candidate_costs_less_than_the_chosen_mapping_beyond_the_slack() -> N
     costs = []
     for tile in product(asked.m_tiles, asked.n_tiles, asked.k_tiles):
         for configuration, transposed in product(kernels.CONFIGURATIONS, (0, 1)):
-            if not kernels.fits(*tile, configuration, sizes):
+            a_held = (9 if configuration[1] == 2 else tile[0]) * (tile[2] if configuration[1] == 0 else 12)
+            b_held = (20 if configuration[2] == 2 else tile[1]) * (tile[2] if configuration[2] == 0 else 12)
+            if not kernels.fits(tile[0], tile[1], a_held, b_held, configuration, sizes):
                 continue
             found = np.zeros(3)
             compute = kernels.gemm_compute_cycles(9, 20, 12, *tile, sizes, transposed)
-            kernels.mapping_cost(*tile, configuration, compute, sizes, rates, transposed, found)
+            kernels.mapping_cost(
+                *tile, a_held, b_held, configuration, compute, sizes, rates, transposed, found
+            )
             costs.append(found[0])
     assert min(costs) <= chosen.cycles <= (1 + kernels.SLACK) * min(costs)
 

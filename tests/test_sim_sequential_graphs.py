@@ -7,8 +7,9 @@ from tests.dataflow_graphs import graphs
 from tests.sequential_cases import architecture
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Access, Index, Kind, Operator
+from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Operator
 from tilewright.dataflow.tensor import Role, Tensor
+from tilewright.dataflow.program import Transfer
 from tilewright.sim.evaluate import LayerRun, run_layer
 
 
@@ -42,6 +43,52 @@ def test_two_gathers_feed_one_addition_side_by_side() -> None:
         assert [stage.name for stage in run.program.stages] == ["sum"]
         assert run.counts.dram_read_bytes == 2 * 300 * (64 + 4)
         assert run.counts.dram_write_bytes == 300 * 64
+
+
+def convolution(height: int, channels: int, step: int) -> Graph:
+    """y[i, j, o] = x[step i + u - 1, step j + v - 1, c] w[u, v, c, o], 3 x 3 windows over a padded square."""
+    size = height // step
+
+    def moved(rank: str, tap: str) -> Index:
+        return Index((IndexTerm(rank, step), IndexTerm(tap)), -1)
+
+    x = Access("x", (moved("i", "u"), moved("j", "v"), Index.of("c")))
+    product = Operator(
+        "conv", Kind.CONTRACTION, Access.of("y", "i", "j", "o"), (x, Access.of("w", "u", "v", "c", "o")),
+        "mul", "sum", "conv",
+    )  # fmt: skip
+    return Graph(
+        "conv",
+        (("i", size), ("j", size), ("h", height), ("g", height), ("u", 3), ("v", 3), ("c", channels),
+         ("o", channels)),
+        (
+            Tensor("x", ("h", "g", "c"), "int8", Role.ACTIVATION),
+            Tensor("w", ("u", "v", "c", "o"), "int8", Role.WEIGHT),
+            Tensor("y", ("i", "j", "o"), "int8", Role.ACTIVATION),
+        ),
+        (product,), ("x", "w"), ("y",),
+    )  # fmt: skip
+
+
+def test_a_convolution_reads_its_image_once_where_it_fits() -> None:
+    for step in (1, 2):
+        run = ran(convolution(16, 8, step), input_buffer_kib=64)
+        assert run.counts.n_macs == (16 // step) ** 2 * 9 * 8 * 8
+        assert run.counts.dram_read_bytes == 16 * 16 * 8 + 9 * 8 * 8
+
+
+def test_a_convolution_in_tiles_reads_the_rows_between_them_twice() -> None:
+    """56 x 56 x 64 bytes in 16 KiB: tiles of rows with one row of halo above and below, not nine images."""
+    graph = convolution(56, 64, 1)
+    run = ran(graph, input_buffer_kib=16)
+    image = 56 * 56 * 64
+    (load,) = (
+        nest for nest in run.program.nests
+        if isinstance(nest.leaf, Transfer) and nest.leaf.tensor == "x"
+    )  # fmt: skip
+    assert image < run.counts.tensor_read_bytes["x"] < 4 * image
+    held = dict(load.leaf.tile)
+    assert held["h"] * held["g"] * held["c"] * 2 <= 16 * 1024
 
 
 @given(graph=graphs(), fusion=st.booleans(), attention=st.sampled_from(("one_pass", "three_pass")),
