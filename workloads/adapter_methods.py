@@ -209,7 +209,7 @@ def _one_stack(site: Site) -> Transformer:
 
 def _attention(stack: Transformer, site: Site) -> Attention:
     block = stack.blocks[0][0]
-    if not isinstance(block, Block):
+    if not isinstance(block, Block) or not isinstance(block.attention, Attention):
         raise InputError(f"{site.source}: {stack.model_type} has no keys and values to put a prefix before")
     return block.attention
 

@@ -7,6 +7,7 @@ from tilewright.workloads.attention import Attention, attend
 from tilewright.workloads.builder import LayerBuilder, word
 from tilewright.workloads.experts import Experts, mix_experts
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
+from tilewright.workloads.latent import LatentAttention, attend_latent
 from tilewright.workloads.norms import Norm, normalise
 
 
@@ -18,7 +19,7 @@ class Block:
     with one norm or one each. `post`: x = norm(x + attention x); x = norm(x + ffn x).
     """
 
-    attention: Attention
+    attention: Attention | LatentAttention
     feed_forward: FeedForward | Experts
     attention_norm: Norm
     feed_forward_norm: Norm | None
@@ -45,7 +46,7 @@ class Block:
         if self.placement == "post":
             return _fill_post(builder, self, x)
         inner = normalise(builder, builder.access(x), self.attention_norm)
-        mixed = attend(builder, inner, self.attention)
+        mixed = _attention(builder, inner, self.attention)
         if self.placement == "parallel":
             if self.feed_forward_norm:
                 inner = normalise(builder, builder.access(x), self.feed_forward_norm)
@@ -80,7 +81,7 @@ def _scale(builder: LayerBuilder, module: str, x: str) -> str:
 
 def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
     assert block.feed_forward_norm is not None
-    mixed = attend(builder, x, block.attention)
+    mixed = _attention(builder, x, block.attention)
     summed = residual(builder, "attention_residual", "x_mixed", x, mixed)
     middle = normalise(builder, builder.access(summed), block.attention_norm)
     if block.cross:
@@ -91,6 +92,12 @@ def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
     fed = _network(builder, middle, block.feed_forward)
     summed = residual(builder, "feed_forward_residual", "x_fed", middle, fed)
     return normalise(builder, builder.access(summed), block.feed_forward_norm)
+
+
+def _attention(builder: LayerBuilder, x: str, spec: Attention | LatentAttention) -> str:
+    if isinstance(spec, LatentAttention):
+        return attend_latent(builder, x, spec)
+    return attend(builder, x, spec)
 
 
 def _network(builder: LayerBuilder, x: str, spec: FeedForward | Experts) -> str:

@@ -115,6 +115,15 @@ class LayerBuilder:
         self._tensors[name] = Tensor(name, ranks, dtype or self.run.precision.dtype(role), role)
         return name
 
+    @property
+    def is_adapted(self) -> bool:
+        """Whether an adapter changes a module here."""
+        return self._adapters is not None and not self._adapters.is_empty
+
+    def note_linear(self, module: str) -> None:
+        """Note a linear module that is not computed as one, so that adapters find it."""
+        self.modules.append(Module(self.full_path(module), "linear"))
+
     def has(self, tensor: str) -> bool:
         """Whether a tensor is declared."""
         return tensor in self._tensors
