@@ -7,6 +7,7 @@ from typing import Literal
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.dataflow.operator import Kind
 from tilewright.dataflow.program import Program, ProgramError, Stage
 from tilewright.sim.actions import ActionCounts, NestCounts, count_actions
 from tilewright.sim.architecture import Architecture, Dram
@@ -205,9 +206,12 @@ def _layer_result(
 
 
 def _kind(graph: Graph, stage: Stage) -> str:
-    """The kind of a stage's main operator: its first contraction, else its last operator."""
+    """The kind of a stage's main operator: its first contraction, else its last operator.
+
+    What the schedule added to the graph maps elements.
+    """
     kinds = {operator.name: operator.kind.value for operator in graph.operators}
-    own = [kinds[name] for name in stage.operators]
+    own = [kinds.get(name, Kind.POINTWISE.value) for name in stage.operators]
     return "contraction" if "contraction" in own else own[-1]
 
 

@@ -16,6 +16,7 @@ from tilewright.sim.mapping import OBJECTIVES, MappingError, Objective
 from tilewright.sim.sequential_attention import AttentionStage, Choice
 from tilewright.sim.sequential_emit import Emitter
 from tilewright.sim.sequential_gemm import GemmStage, problem_of
+from tilewright.sim.sequential_narrow import with_narrow_operands
 from tilewright.sim.sequential_plan import (
     AttentionPlan,
     Fusion,
@@ -54,7 +55,8 @@ class Sequential:
         """
         if objective not in OBJECTIVES:
             raise MappingError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-        return _Scheduler(graph, machine_of(architecture)).program(objective)
+        machine = machine_of(architecture)
+        return _Scheduler(with_narrow_operands(graph, machine.array), machine).program(objective)
 
 
 @lru_cache(maxsize=256)

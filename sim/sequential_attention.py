@@ -13,7 +13,8 @@ from tilewright.sim.arrays import leaf_cycles
 from tilewright.sim.mapper import tile_candidates
 from tilewright.sim.mapper_kernel import SLACK
 from tilewright.sim.sequential_emit import Emitter, Tile, Tiled, depth_of, limited, split_tile, tile_loops
-from tilewright.sim.sequential_gemm import REQUANTISE, matrix_nest
+from tilewright.sim.sequential_gemm import matrix_nest
+from tilewright.sim.sequential_narrow import REQUANTISE
 from tilewright.sim.sequential_plan import AttentionPlan, Roles, roles_of, works_of
 from tilewright.sim.sequential_rooms import AttentionNeed, Rooms
 from tilewright.sim.trips import tile_classes

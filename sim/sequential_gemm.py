@@ -20,11 +20,9 @@ from tilewright.sim.sequential_emit import (
     tile_loops,
     touched_elements,
 )
+from tilewright.sim.sequential_narrow import REQUANTISE
 from tilewright.sim.sequential_plan import GemmPlan, Roles, roles_of
 from tilewright.sim.sequential_rooms import Rooms
-
-#: What a result narrower than the sums costs on the vector unit, scaling included.
-REQUANTISE = "requantize"
 
 
 @dataclass(frozen=True, slots=True)

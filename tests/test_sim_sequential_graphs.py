@@ -91,6 +91,36 @@ def test_a_convolution_in_tiles_reads_the_rows_between_them_twice() -> None:
     assert held["h"] * held["g"] * held["c"] * 2 <= 16 * 1024
 
 
+def pooled_classifier(tokens: int, width: int) -> Graph:
+    """z[v] = mean over tokens of x[t, d], times w[d, v]; the mean has the width of sums."""
+    mean = Operator(
+        "pool", Kind.REDUCTION, Access.of("pooled", "d"), (Access.of("x", "t", "d"),), reduce="mean",
+        group="head",
+    )  # fmt: skip
+    inputs = (Access.of("pooled", "d"), Access.of("w", "d", "v"))
+    product = Operator("classify", Kind.CONTRACTION, Access.of("z", "v"), inputs, "mul", "sum", "head")
+    return Graph(
+        "head", (("t", tokens), ("d", width), ("v", 10)),
+        (
+            Tensor("x", ("t", "d"), "int8", Role.ACTIVATION),
+            Tensor("pooled", ("d",), "int32", Role.ACTIVATION),
+            Tensor("w", ("d", "v"), "int8", Role.WEIGHT),
+            Tensor("z", ("v",), "int8", Role.ACTIVATION),
+        ),
+        (mean, product), ("x", "w"), ("z",),
+    )  # fmt: skip
+
+
+def test_sums_that_enter_a_product_are_requantised_once_per_element() -> None:
+    """64 means, each brought to 8 bits; the 10 results of the product make 10 more."""
+    run = ran(pooled_classifier(49, 64))
+    evaluations = {name: count for (_, name), count in run.counts.evaluations.items()}
+    assert evaluations == {"mean": 49 * 64, "requantize": 64 + 10}
+    assert run.counts.n_macs == 64 * 10
+    assert [stage.name for stage in run.program.stages] == ["pooled_narrow_requantise", "classify"]
+    assert run.counts.tensor_write_bytes == {"pooled_narrow": 64, "z": 10}
+
+
 @given(graph=graphs(), fusion=st.booleans(), attention=st.sampled_from(("one_pass", "three_pass")),
        depth=st.sampled_from((1, 2, 4)), kib=st.sampled_from((16, 64)))  # fmt: skip
 def test_no_graph_ends_in_anything_but_a_result_or_one_line(
