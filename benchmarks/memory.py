@@ -45,7 +45,7 @@ def main() -> None:
         scattered = random.integers(0, min(config.capacity_bytes, 1 << 30) // tx, N_REQUESTS) * tx
         simulate_trace(config, ordered[:100], is_write[:100])
         rates = [
-            N_REQUESTS / _cpu_seconds(lambda a=a, c=config: simulate_trace(c, a, is_write)) / 1e6
+            N_REQUESTS / _cpu_seconds(lambda a=a, c=config, w=is_write: simulate_trace(c, a, w)) / 1e6
             for a in (ordered, scattered)
         ]
         print(f"{name:<16}{rates[0]:>14.2f}{rates[1]:>14.2f}")

@@ -53,6 +53,7 @@ def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
         at.LOW: math.ceil(round(c.write_low_fraction * c.write_queue, 6)),
         at.PROTECT: int(c.row_hit_protection),
         at.COLUMN_CAP: c.column_cap,
+        at.IN_ORDER: int(not c.reorder),
         at.REFRESH_INTERVAL: interval * ticks,
         at.READ_LATENCY: config.read_latency_cycles * ticks,
         at.FOUR_ACTIVATE: four_activate,

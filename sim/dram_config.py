@@ -125,7 +125,8 @@ class Controller:
     `frfcfs`: one read and one write queue per channel, oldest ready command first. `bank_queues`: a queue
     of commands per bank served round robin behind a read queue and a write buffer.
     `column_cap`: column accesses after which a row is closed (frfcfs, closed page; 0: never) or may be
-    closed over waiting hits (bank_queues).
+    closed over waiting hits (bank_queues). Without `reorder` (frfcfs) column commands of the kind that is
+    being served keep the order of arrival, and rows are opened ahead of them.
     """
 
     policy: Literal["frfcfs", "bank_queues"]
@@ -137,6 +138,7 @@ class Controller:
     write_low_fraction: float
     bank_queue: int
     column_cap: int
+    reorder: bool = True
 
     def __post_init__(self) -> None:
         for name, known in (("policy", ("frfcfs", "bank_queues")), ("page_policy", ("open", "closed"))):

@@ -104,13 +104,35 @@ def choose_mode(m: Any) -> int:
 
 
 @kernel
+def _oldest(m: Any, kind: int) -> int:
+    """SEQ of the oldest request of a kind, queued or activated."""
+    oldest = at.NEVER
+    for b in range(m[at.FIXED, at.N_BANKS]):
+        for i in (m[at.HEAD + kind, b], m[at.ACTIVE, b]):
+            if i >= 0 and m[at.KIND, i] == kind:
+                oldest = min(oldest, m[at.SEQ, i])
+    return oldest
+
+
+@kernel
 def best_active(m: Any, now: int) -> int:
-    """The bank whose activated request came first of those that are ready, -1 for none."""
+    """The bank whose activated request came first of those that are ready, -1 for none.
+
+    Without reordering only the oldest request of the kind being served may go, unless a refresh is due, which
+    waits for the activated requests.
+    """
     best = -1
     earliest = at.NEVER
+    mode = m[at.SCALAR, at.WRITE_MODE]
+    turn = at.NEVER
+    ordered = m[at.FIXED, at.IN_ORDER] != 0 and m[at.SCALAR, at.N_PENDING] == 0
+    if ordered and m[at.SCALAR, at.N_ACTIVE] > 0:
+        turn = _oldest(m, mode)
     for j in range(m[at.SCALAR, at.N_ACTIVE]):
         b = m[at.ACTIVE_LIST, j]
         i = m[at.ACTIVE, b]
+        if ordered and m[at.KIND, i] == mode and m[at.SEQ, i] != turn:
+            continue
         command = RD + m[at.KIND, i]
         ready = max(m[at.READY + command, b], m[at.CHANNEL_READY, command])
         if ready > now:
@@ -132,6 +154,8 @@ def best_column(m: Any, kind: int, now: int) -> int:
         ready = max(m[at.READY + RD + kind, b], gate)
         best = min(best, key if ready <= now else at.NEVER)
         wake = min(wake, ready if key < at.NEVER else at.NEVER)
+    if m[at.FIXED, at.IN_ORDER] != 0 and best < at.NEVER and best >> at.KEY_SHIFT != _oldest(m, kind):
+        best = at.NEVER  # its turn comes with another command
     m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], max(wake, now + 1))
     return int(best & at.KEY_BANK) if best < at.NEVER else -1
 

@@ -34,6 +34,8 @@ def rekey(m: Any, kind: int, b: int) -> None:
     row_key = at.NEVER
     if miss >= 0 and m[at.ACTIVE, b] < 0:
         held = m[at.FIXED, at.PROTECT] != 0 and hit >= 0 and m[at.ARRIVED, hit] <= m[at.ARRIVED, miss]
+        if m[at.FIXED, at.IN_ORDER] != 0:  # a younger hit cannot go first, so only an older one holds the row
+            held = hit >= 0 and m[at.SEQ, hit] < m[at.SEQ, miss]
         if not held:
             row_key = _key(m, miss, b)
     m[at.COLUMN_KEY + kind, b] = _key(m, hit, b) if hit >= 0 else at.NEVER
