@@ -49,20 +49,7 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
 
     With logits "last", or where the head selects one token, only that one goes through: t is 1.
     """
-    run = builder.run
-    n_tokens, first = run.seq, 0
-    if head and head.selects == "first":
-        n_tokens = 1
-    elif head and run.logits == "last":
-        n_tokens, first = 1, run.seq - 1
-    builder.rank("t", n_tokens)
-    source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
-    if head and head.selects == "mean_first":
-        source = _mean(builder, source)
-    if norm:
-        source = builder.access(normalise(builder, source, norm))
-    if head and head.selects == "mean":
-        source = _mean(builder, source)
+    source = _selected(builder, x, norm, head)
     if head is None:
         return source.tensor
     width = "d"
@@ -89,6 +76,23 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
             f"{head.bias_owner}.bias" if head.bias_owner else "", head.adapts,
         )
     )  # fmt: skip
+
+
+def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) -> Access:
+    """What goes through the head: tokens, one of them or their mean, normalised."""
+    run = builder.run
+    n_tokens, first = run.seq, 0
+    if head and head.selects == "first":
+        n_tokens = 1
+    elif head and run.logits == "last":
+        n_tokens, first = 1, run.seq - 1
+    builder.rank("t", n_tokens)
+    source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
+    if head and head.selects == "mean_first":
+        source = _mean(builder, source)
+    if norm:
+        source = builder.access(normalise(builder, source, norm))
+    return _mean(builder, source) if head and head.selects == "mean" else source
 
 
 def _mean(builder: LayerBuilder, x: Access) -> Access:

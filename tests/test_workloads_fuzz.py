@@ -1,0 +1,87 @@
+"""Mutated files: whatever stands in them, they load or are refused in one line, in bounded time."""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tilewright.dataflow.errors import InputError
+from tilewright.workloads.adapter_methods import METHODS
+from tilewright.workloads.count import count
+from tilewright.workloads.families import model_types
+from tilewright.workloads.read import read_preset
+from tilewright.workloads.workload import load_workload, model_names
+
+_VALUES: tuple[Any, ...] = (
+    0, -1, 1, 2, 3, 7, 64, 10**9, 10**30, True, False, None, "12", "", [], [1], [1, 2], {}, {"a": 1},
+    1.5, -0.5, 1e-9, float("nan"), float("inf"), "none", "all", ["c_attn"], "all-linear", ".*", "(",
+)  # fmt: skip
+_MODEL_FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size", "sliding_window", "layer_types", "image_size", "patch_size", "depths", "hidden_sizes",
+    "num_heads", "text_config", "rope_parameters", "architectures", "id2label", "num_experts",
+    "attention_types",
+)  # fmt: skip
+_ADAPTER_FIELDS = (
+    "target_modules", "exclude_modules", "r", "bias", "task_type", "layers_to_transform", "modules_to_save",
+    "rank_pattern", "num_virtual_tokens", "oft_block_size", "boft_block_size", "trainable_token_indices",
+)  # fmt: skip
+_TERMS: tuple[dict[str, Any], ...] = (
+    {}, {"phase": "decode", "cache": 3}, {"phase": "train"}, {"lowering": "reference"},
+    {"attention": "one_pass"}, {"adapter": "lora"},
+)  # fmt: skip
+_SECONDS_PER_FILE = 1.0
+
+
+def _mutated(source: dict[str, Any], fields: tuple[str, ...], chance: random.Random) -> dict[str, Any]:
+    """`source` with one to three of its own or of the given fields set to something."""
+    changed = dict(source)
+    for _ in range(chance.randint(1, 3)):
+        field = chance.choice((*source, *fields))
+        if field not in ("model_type", "peft_type"):
+            changed[field] = chance.choice(_VALUES)
+    return changed
+
+
+def _loads_or_is_refused(model: str | Path, terms: dict[str, Any]) -> bool:
+    """Whether it loads. Fails for any error but one line of InputError, and for a slow answer."""
+    start = time.process_time()
+    try:
+        count(load_workload(model, **terms))
+        loaded = True
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        loaded = False
+    assert time.process_time() - start < _SECONDS_PER_FILE
+    return loaded
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_mutated_configurations_load_or_are_refused(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    sources = [read_preset("models", name) for name in model_names()]
+    sources += [{"model_type": name} for name in model_types()]
+    file = tmp_path / "config.json"
+    n_loaded = 0
+    for _ in range(300):
+        file.write_text(json.dumps(_mutated(chance.choice(sources), _MODEL_FIELDS, chance)))
+        n_loaded += _loads_or_is_refused(file, chance.choice(_TERMS))
+    assert n_loaded > 10
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_mutated_adapters_load_or_are_refused(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    targets = ["c_attn", "q_proj", "query"]
+    sources = [{"peft_type": name, "target_modules": targets, "r": 4} for name in METHODS]
+    file = tmp_path / "adapter_config.json"
+    models = ("tiny-gpt2", "tinyllama-1.1b", "bert-base-uncased", "t5-small", "mamba-130m", "mixtral-8x7b")
+    n_loaded = 0
+    for _ in range(300):
+        file.write_text(json.dumps(_mutated(chance.choice(sources), _ADAPTER_FIELDS, chance)))
+        terms = {"adapter": file, **chance.choice(_TERMS[:4])}
+        n_loaded += _loads_or_is_refused(chance.choice(models), terms)
+    assert n_loaded > 10
