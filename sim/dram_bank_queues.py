@@ -352,7 +352,7 @@ def _tick(m: Any, out: Any) -> bool:
 
 @kernel
 def run_bank_queues(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) -> None:
-    """Serve `requests` from the state at hand; arguments as of `run_frfcfs`.
+    """Serve `requests` from the state at hand; arguments as of `run_two_buses`.
 
     Up to 8 writes at the end never leave the buffer; with `drain` the run ends when only they are left.
     """

@@ -1,6 +1,7 @@
 """One channel: its state built from a configuration, and the choice of kernel."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -90,17 +91,25 @@ def new_channel(config: DramConfig, load: int, n_requests: int = 0, log_room: in
     return Channel(new_table(fixed, timing.rules, timing.first), out)
 
 
+def _kernel_of(fixed: Table) -> Callable[..., None]:
+    """The controller of a channel; each is compiled only when it is needed."""
+    if fixed[at.BANK_QUEUE]:
+        from tilewright.sim.dram_bank_queues import run_bank_queues
+
+        return run_bank_queues
+    if fixed[at.CAS]:
+        from tilewright.sim.dram_clocked import run_clocked_bus
+
+        return run_clocked_bus
+    from tilewright.sim.dram_frfcfs import run_one_bus, run_two_buses
+
+    return run_two_buses if fixed[at.DUAL] else run_one_bus
+
+
 def run(channel: Channel, requests: Requests, drain: bool) -> None:
     """Serve `requests` from the state at hand on; with `drain` until the last one is done."""
     channel.table[at.SCALAR, at.POSITION] = 0
-    if channel.table[at.FIXED, at.BANK_QUEUE]:
-        from tilewright.sim.dram_bank_queues import run_bank_queues
-
-        run_bank_queues(channel.table, channel.out, *requests, drain)
-    else:
-        from tilewright.sim.dram_frfcfs import run_frfcfs
-
-        run_frfcfs(channel.table, channel.out, *requests, drain)
+    _kernel_of(channel.table[at.FIXED])(channel.table, channel.out, *requests, drain)
 
 
 def channel_requests(config: DramConfig, address: Ints, is_write: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:

@@ -339,7 +339,7 @@ def open_row(m: Any, b: int) -> None:
 
 
 @kernel
-def _maintain(m: Any, out: Any) -> bool:
+def maintain(m: Any, out: Any) -> bool:
     """Try the oldest maintenance entry; True when a command has issued."""
     now = m[at.SCALAR, at.CLOCK]
     entry = m[at.PENDING, m[at.SCALAR, at.PENDING_HEAD]]
@@ -399,24 +399,23 @@ def _tick_two_buses(m: Any, out: Any) -> bool:
     now = m[at.SCALAR, at.CLOCK]
     issued = False
     if m[at.FIXED, at.TICKS] == 1 or now % 2 == 1:
+        kind = 0
         b = best_active(m, now)
-        if b >= 0:
-            issue_column(m, out, b, 0, True)
-            issued = True
-        elif m[at.SCALAR, at.N_PENDING] == 0:
+        from_active = b >= 0
+        if b < 0 and m[at.SCALAR, at.N_PENDING] == 0:
             kind = choose_mode(m)
             b = best_column(m, kind, now)
-            if b >= 0:
-                issue_column(m, out, b, kind, False)
-                issued = True
+        if b >= 0:
+            issue_column(m, out, b, kind, from_active)
+            issued = True
     else:
         m[at.SCALAR, at.WAKE] = now + 1
     if m[at.SCALAR, at.N_PENDING] > 0:
-        return _maintain(m, out) or issued
-    kind = m[at.SCALAR, at.WRITE_MODE]
-    if choose_mode(m) != kind:
+        return maintain(m, out) or issued
+    before = m[at.SCALAR, at.WRITE_MODE]
+    kind = choose_mode(m)
+    if kind != before:
         m[at.SCALAR, at.WAKE] = now + 1
-        kind = 1 - kind
     b = best_row(m, kind, now)
     if b >= 0:
         issue_row(m, out, b, kind)
@@ -428,117 +427,74 @@ def _tick_two_buses(m: Any, out: Any) -> bool:
 def _tick_one_bus(m: Any, out: Any) -> bool:
     """One command of any kind; True when it has issued."""
     now = m[at.SCALAR, at.CLOCK]
+    kind = 0
     b = best_active(m, now)
-    if b >= 0:
-        issue_column(m, out, b, 0, True)
-        return True
-    if m[at.SCALAR, at.N_PENDING] > 0:
-        return _maintain(m, out)
-    kind = choose_mode(m)
-    b = best_column(m, kind, now)
-    other = best_row(m, kind, now)
-    if other >= 0 and (b < 0 or m[at.ROW_KEY + kind, other] < m[at.COLUMN_KEY + kind, b]):
-        issue_row(m, out, other, kind)
-        return True
-    if b >= 0:
-        issue_column(m, out, b, kind, False)
-        return True
-    return False
-
-
-@kernel
-def _second_activate(m: Any) -> None:
-    """Issue the second half of the activation that is under way."""
-    open_row(m, m[at.SCALAR, at.ACTIVATING])
-    m[at.SCALAR, at.ACTIVATING] = -1
-
-
-@kernel
-def _issue_clocked(m: Any, out: Any, b: int, kind: int, now: int) -> None:
-    """Issue a column command, or first the CAS that starts the data clock; kind 2: the activated request."""
-    if now >= m[at.SCALAR, at.CLOCK_EXPIRY] and m[at.SCALAR, at.CAS_BANK] < 0:
-        if m[at.SCALAR, at.ACTIVATING] >= 0 and m[at.SCALAR, at.DEADLINE] <= now + 1:
-            _second_activate(m)  # the CAS would take the last slots before the deadline
-        else:
-            m[at.SCALAR, at.CAS_BANK] = b
-            m[at.SCALAR, at.CAS_KIND] = kind
-        return
-    m[at.SCALAR, at.CAS_BANK] = -1
-    is_write = m[at.KIND, m[at.ACTIVE, b]] if kind == 2 else kind
-    latency = m[at.FIXED, at.READ_COMMAND_LATENCY]
-    if is_write == 1:
-        latency = m[at.FIXED, at.WRITE_COMMAND_LATENCY]
-    expiry = now + latency + m[at.FIXED, at.BURST] + m[at.FIXED, at.POSTAMBLE]
-    m[at.SCALAR, at.CLOCK_EXPIRY] = max(m[at.SCALAR, at.CLOCK_EXPIRY], expiry)
-    issue_column(m, out, b, kind, kind == 2)
-
-
-@kernel
-def _tick_clocked_bus(m: Any, out: Any) -> bool:
-    """One command on a bus with two-part activations and a data clock to be started (LPDDR5)."""
-    now = m[at.SCALAR, at.CLOCK]
-    if m[at.SCALAR, at.CAS_BANK] >= 0:
-        _issue_clocked(m, out, m[at.SCALAR, at.CAS_BANK], m[at.SCALAR, at.CAS_KIND], now)
-        return True
-    if m[at.SCALAR, at.ACTIVATING] >= 0 and m[at.SCALAR, at.DEADLINE] <= now:
-        _second_activate(m)
-        return True
-    b = best_active(m, now)
-    if b >= 0:
-        _issue_clocked(m, out, b, 2, now)
-        return True
-    if m[at.SCALAR, at.N_PENDING] > 0:
-        if _maintain(m, out):
-            return True
-    else:
+    from_active = b >= 0
+    if b < 0:
+        if m[at.SCALAR, at.N_PENDING] > 0:
+            return maintain(m, out)
         kind = choose_mode(m)
         b = best_column(m, kind, now)
         other = best_row(m, kind, now)
         if other >= 0 and (b < 0 or m[at.ROW_KEY + kind, other] < m[at.COLUMN_KEY + kind, b]):
             issue_row(m, out, other, kind)
             return True
-        if b >= 0:
-            _issue_clocked(m, out, b, kind, now)
-            return True
-    if m[at.SCALAR, at.ACTIVATING] >= 0:
-        _second_activate(m)
+    if b >= 0:
+        issue_column(m, out, b, kind, from_active)
         return True
     return False
 
 
 @kernel
-def run_frfcfs(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) -> None:
+def accept(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) -> bool:
+    """Offer requests; True when the run is over: all accepted, with `drain` all served."""
+    _offer(m, out, requests, offer_tick)
+    if m[at.SCALAR, at.POSITION] < requests.shape[1]:
+        return False
+    left = m[at.SCALAR, at.N_READS] + m[at.SCALAR, at.N_WRITES] + m[at.SCALAR, at.N_ACTIVE]
+    return not drain or left + m[at.SCALAR, at.ACTIVATING] + 1 == 0
+
+
+@kernel
+def begin_tick(m: Any) -> None:
+    """Count on, ask for refreshes that are due and, with closed pages, for precharges."""
+    m[at.SCALAR, at.CLOCK] += 1
+    now = m[at.SCALAR, at.CLOCK]
+    m[at.SCALAR, at.WAKE] = at.NEVER
+    if now == m[at.SCALAR, at.NEXT_REFRESH]:
+        m[at.SCALAR, at.NEXT_REFRESH] += m[at.FIXED, at.REFRESH_INTERVAL]
+        for r in range(m[at.FIXED, at.N_RANKS]):
+            _push_pending(m, r)
+    if m[at.FIXED, at.CLOSED] != 0:
+        _schedule_closing(m, now)
+
+
+@kernel
+def end_tick(m: Any, issued: bool, n_requests: int) -> None:
+    """Go straight to the tick before the next one at which anything can happen."""
+    if issued:
+        return
+    wake = min(m[at.SCALAR, at.WAKE], m[at.SCALAR, at.NEXT_REFRESH])
+    if m[at.SCALAR, at.POSITION] < n_requests and m[at.FIXED, at.LOAD] != at.SATURATE:
+        wake = min(wake, m[at.SCALAR, at.NEXT_OFFER] + 1)
+    m[at.SCALAR, at.CLOCK] = max(m[at.SCALAR, at.CLOCK], wake - 1)
+
+
+@kernel
+def run_two_buses(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) -> None:
     """Serve `requests` from the state at hand; stops when all are accepted, with `drain` when all are served.
 
-    requests: (4, n) int64, bank, row, burst number, is write. offer_tick: (n,) for a paced load, else empty.
-    log: (4, room), histogram: latencies in ticks, the last bin open; done: (n,) ends in ticks, or empty.
+    m, out: a channel's table and what it writes (rows of `dram_state`). requests: (4, n), bank, row, burst
+    number, is write. offer_tick: (n,) for a paced load, else empty.
     """
-    n = requests.shape[1]
-    while True:
-        _offer(m, out, requests, offer_tick)
-        if m[at.SCALAR, at.POSITION] == n:
-            left = m[at.SCALAR, at.N_READS] + m[at.SCALAR, at.N_WRITES] + m[at.SCALAR, at.N_ACTIVE]
-            left += m[at.SCALAR, at.ACTIVATING] + 1
-            if not drain or left == 0:
-                return
-        m[at.SCALAR, at.CLOCK] += 1
-        now = m[at.SCALAR, at.CLOCK]
-        m[at.SCALAR, at.WAKE] = at.NEVER
-        if now == m[at.SCALAR, at.NEXT_REFRESH]:
-            m[at.SCALAR, at.NEXT_REFRESH] += m[at.FIXED, at.REFRESH_INTERVAL]
-            for r in range(m[at.FIXED, at.N_RANKS]):
-                _push_pending(m, r)
-        if m[at.FIXED, at.CLOSED] != 0:
-            _schedule_closing(m, now)
-        if m[at.FIXED, at.DUAL] != 0:
-            issued = _tick_two_buses(m, out)
-        elif m[at.FIXED, at.CAS] != 0:
-            issued = _tick_clocked_bus(m, out)
-        else:
-            issued = _tick_one_bus(m, out)
-        if not issued:
-            wake = min(m[at.SCALAR, at.WAKE], m[at.SCALAR, at.NEXT_REFRESH])
-            if m[at.SCALAR, at.POSITION] < n and m[at.FIXED, at.LOAD] != 0:
-                wake = min(wake, m[at.SCALAR, at.NEXT_OFFER] + 1)
-            if wake > now + 1:
-                m[at.SCALAR, at.CLOCK] = wake - 1
+    while not accept(m, out, requests, offer_tick, drain):
+        begin_tick(m)
+        end_tick(m, _tick_two_buses(m, out), requests.shape[1])
+
+
+@kernel
+def run_one_bus(m: Any, out: Any, requests: Any, offer_tick: Any, drain: bool) -> None:
+    """As `run_two_buses` for standards with one command bus."""
+    while not accept(m, out, requests, offer_tick, drain):
+        begin_tick(m)
+        end_tick(m, _tick_one_bus(m, out), requests.shape[1])
