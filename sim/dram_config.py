@@ -289,6 +289,14 @@ def energy_row(name: str) -> dict[str, Any]:
     return dict(_data()["energy"][name])
 
 
+def fabric_row(name: str) -> dict[str, Any]:
+    """The constants of the switch in front of a configuration; raises InputError where there is none."""
+    rows = _data()["fabric"]
+    if name not in rows:
+        raise InputError(f"memory {name}: has no switch{nearest(name, tuple(rows))}")
+    return dict(rows[name])
+
+
 @cache
 def _named(name: str) -> DramConfig:
     data = _data()

@@ -200,7 +200,8 @@ def best_row(m: Any, kind: int, now: int) -> int:
     if m[at.SCALAR, at.ROW_WAKE] > now:
         m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], m[at.SCALAR, at.ROW_WAKE])
         return -1
-    if m[at.FIXED, at.TICKS] == 2 or m[at.SCALAR, at.ACTIVATING] >= 0:
+    falling = m[at.FIXED, at.TICKS] == 2 and now % 2 == 0
+    if falling or m[at.SCALAR, at.ACTIVATING] >= 0:
         return _best_row_of_few(m, kind, now)
     best = at.NEVER
     wake = at.NEVER
