@@ -40,7 +40,7 @@ class Arithmetic:
     def device_class(self, device: str) -> str:
         return device_named(device).device_class
 
-    def limits(self, device: str) -> tuple[Constraint, ...]:  # noqa: ARG002
+    def limits(self, device: str) -> tuple[Constraint, ...]:
         return (parse_constraint("area <= 1"),)
 
     def prepare(self, design: Design) -> None:
@@ -52,7 +52,7 @@ class Arithmetic:
         buffers = p["input_buffer_kib"] + p["weight_buffer_kib"] + p["output_buffer_kib"]
         return {"area": pes / 2**16 + buffers / 2**14 + p["vector_lanes"] / 2**12}
 
-    def bound(self, design: Design) -> Mapping[str, float]:  # noqa: ARG002
+    def bound(self, design: Design) -> Mapping[str, float]:
         return {}
 
     def simulate(self, design: Design) -> Simulated:

@@ -51,8 +51,8 @@ class Exhaustive:
     def tell(
         self,
         examined: list[Vector],
-        costs: NDArray[np.float64],  # noqa: ARG002
-        violations: NDArray[np.float64],  # noqa: ARG002
+        costs: NDArray[np.float64],
+        violations: NDArray[np.float64],
     ) -> None:
         self._left = self._left[len(examined) :]
 
@@ -75,8 +75,8 @@ class Random:
     def tell(
         self,
         examined: list[Vector],
-        costs: NDArray[np.float64],  # noqa: ARG002
-        violations: NDArray[np.float64],  # noqa: ARG002
+        costs: NDArray[np.float64],
+        violations: NDArray[np.float64],
     ) -> None:
         self._seen.update(examined)
 

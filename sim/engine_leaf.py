@@ -36,7 +36,7 @@ class FixedBandwidth:
     bytes_per_cycle: int
     latency_cycles: int
 
-    def service_cycles(self, n_bytes: int, run_bytes: int, is_write: bool, random: bool) -> int:  # noqa: ARG002
+    def service_cycles(self, n_bytes: int, run_bytes: int, is_write: bool, random: bool) -> int:
         return max(1, -(-n_bytes // self.bytes_per_cycle))
 
 
