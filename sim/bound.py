@@ -153,7 +153,7 @@ def product_cycles(array: MatrixArray, product: Product) -> float:
 @lru_cache(maxsize=256)
 def layer_work(graph: Graph) -> LayerWork:
     """The work of a graph."""
-    products = tuple(_product(graph, operator) for operator in graph.operators if is_gemm(operator))
+    products = tuple(_product(graph, operator) for operator in graph.operators if is_gemm(operator, graph))
     evaluations: dict[str, int] = {}
     for function, n in _evaluations(graph):
         evaluations[function] = evaluations.get(function, 0) + n

@@ -75,6 +75,10 @@ class Emitter:
         use.element_bits = max(use.element_bits, bits)
         return Port(buffer, depth, tile)
 
+    def reserve(self, buffer: str, slot: str, access: Access, tile: Tile) -> None:
+        """Set room aside for what stays in a memory and passes no port."""
+        self.port(buffer, slot, 0, self.tensor_tile(access, tile), self.bits(access.tensor), copies=1)
+
     def load(
         self, name: str, access: Access, loops: tuple[Loop, ...], leaf_tile: Tile, port: Port,
         *, index: Port | None = None,

@@ -17,8 +17,8 @@ REQUANTISE = "requantize"
 def with_narrow_operands(graph: Graph, array: MatrixArray) -> Graph:
     """`graph` with every operand of a product that has the sums' width requantised once before its first use.
 
-    Weights are left as they are: a wide one was meant to be. The width is the largest whole type that enters the
-    array as either operand.
+    Weights are left as they are: a wide one was meant to be. The width is that of the largest whole type that
+    enters the array as either operand.
     """
     narrow = [
         bits for name, bits in DTYPE_BITS.items() if _is_whole(name) and bits <= min(array.operand_bits)
@@ -26,7 +26,7 @@ def with_narrow_operands(graph: Graph, array: MatrixArray) -> Graph:
     wide = {
         access.tensor
         for operator in graph.operators
-        if is_gemm(operator)
+        if is_gemm(operator, graph)
         for access in operator.inputs
         if _is_sums(graph.tensor_by_name[access.tensor], array)
     }
@@ -36,7 +36,7 @@ def with_narrow_operands(graph: Graph, array: MatrixArray) -> Graph:
     operators: list[Operator] = []
     done: dict[str, str] = {}
     for operator in graph.operators:
-        if is_gemm(operator):
+        if is_gemm(operator, graph):
             for tensor in dict.fromkeys(access.tensor for access in operator.inputs):
                 if tensor in wide and tensor not in done:
                     done[tensor] = f"{tensor}_narrow"

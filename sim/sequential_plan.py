@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Access, Kind, Operator
 from tilewright.dataflow.program import VectorWork
 from tilewright.dataflow.tensor import Role
+from tilewright.sim.sequential_recurrence import is_convex, kept_part, recurrences
 
 #: Kinds whose work the vector unit does.
 VECTOR_KINDS = frozenset({Kind.POINTWISE, Kind.REDUCTION, Kind.SCAN, Kind.TOPK, Kind.SORT, Kind.TRANSFORM})
+_ROW_KINDS = VECTOR_KINDS | {Kind.CONTRACTION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class VectorPlan:
     """Maps and reductions over common rows; `gathers` feed it straight from their tables.
 
     All operators iterate over `rows` and none reduces over them; `columns` are the other ranks. `moving` are
-    the inputs that change with the rows, `fixed` those that do not (norm weights).
+    the inputs that change with the rows, `fixed` those that do not (norm weights). `serial` is the rank of a
+    recurrence among the rows, the last of them, "" if there is none.
     """
 
     name: str
@@ -96,6 +100,7 @@ class VectorPlan:
     fixed: tuple[Access, ...]
     outputs: tuple[Access, ...]
     works: tuple[VectorWork, ...]
+    serial: str = ""
 
     @staticmethod
     def of(
@@ -104,14 +109,16 @@ class VectorPlan:
         common = set.intersection(*(set(operator.ranks) for operator in operators))
         common -= {rank for operator in operators for rank in operator.reduced_ranks}
         every = dict.fromkeys(rank for operator in operators for rank in operator.ranks)
-        rows = tuple(rank for rank in every if rank in common)
+        serial = next((op.serial_rank for op in operators if op.serial_rank in common), "")
+        rows = tuple(rank for rank in every if rank in common and rank != serial)
+        rows += (serial,) if serial else ()
         inputs = _outside(operators, {operator.output.tensor for operator in operators})
         moving = _moving(graph, rows, inputs)
         return VectorPlan(
             name, operators, gathers, rows, tuple(rank for rank in every if rank not in common),
             moving, tuple(access for access in inputs if access not in moving),
             _written_for_others(graph, operators),
-            tuple(work for operator in operators for work in works_of(operator, graph)),
+            tuple(work for operator in operators for work in works_of(operator, graph)), serial,
         )  # fmt: skip
 
     def parts(self, graph: Graph) -> tuple["VectorPlan", ...]:
@@ -165,9 +172,17 @@ class GraphPlan:
     aliases: tuple[tuple[str, str], ...] = ()
 
 
-def is_gemm(operator: Operator) -> bool:
-    """Whether a matrix unit can do it: a sum of products of two tensors."""
-    return operator.kind is Kind.CONTRACTION and len(operator.inputs) == 2
+def is_gemm(operator: Operator, graph: Graph) -> bool:
+    """Whether the matrix unit does it: a sum of products of two tensors that reuses both of them.
+
+    Without ranks of its own an operand meets every element of the other one once (a depthwise convolution,
+    the state of a recurrence): an array would use one row, or column, of its PEs, so that is vector work.
+    """
+    if operator.kind is not Kind.CONTRACTION or len(operator.inputs) != 2:
+        return False
+    roles = roles_of(operator)
+    once = not roles.m or not roles.n
+    return not (once and prod(graph.size(rank) for rank in roles.batch) > 1)
 
 
 def roles_of(operator: Operator) -> Roles:
@@ -198,6 +213,7 @@ def plan_graph(graph: Graph, fusion: Fusion) -> GraphPlan:
         planner.take_attention()
     if fusion.low_rank:
         planner.take_low_rank_paths()
+    planner.take_recurrences(fusion.maps)
     planner.take_gemms(with_epilogue=fusion.maps)
     planner.take_moves(fusion.maps)
     planner.take_rows()
@@ -216,8 +232,23 @@ class _Planner:
         self._fused_gathers: set[str] = set()
 
     def result(self) -> GraphPlan:
-        ordered = sorted(self._stages, key=lambda stage: stage[0])
-        return GraphPlan(tuple(plan for _, plan in ordered), tuple(self._aliases))
+        """The stages in the order of their last operators, each behind all that it reads."""
+        waiting = sorted(self._stages, key=lambda stage: stage[0])
+        written = {tensor: tensor for _, plan in waiting for tensor in _written(plan)} | dict(self._aliases)
+        ordered: list[StagePlan] = []
+        unwritten = {tensor for _, plan in waiting for tensor in _written(plan)}
+        while waiting:
+            position = next(
+                (
+                    i for i, (_, plan) in enumerate(waiting)
+                    if not {written.get(t, t) for t in _read(plan)} & (unwritten - _written(plan))
+                ),
+                0,
+            )  # fmt: skip
+            _, plan = waiting.pop(position)
+            unwritten -= _written(plan)
+            ordered.append(plan)
+        return GraphPlan(tuple(ordered), tuple(self._aliases))
 
     def _take(self, plan: StagePlan) -> None:
         self._taken |= {operator.name for operator in plan.operators}
@@ -234,7 +265,7 @@ class _Planner:
 
     def take_attention(self) -> None:
         for mix in self._free([Kind.CONTRACTION]):
-            if is_gemm(mix) and (plan := self._attention(mix)):
+            if is_gemm(mix, self._graph) and (plan := self._attention(mix)):
                 self._take(plan)
 
     def _attention(self, mix: Operator) -> AttentionPlan | None:
@@ -246,7 +277,7 @@ class _Planner:
             producer = self._graph.producer.get(waiting.pop())
             if producer is None or producer.name in self._taken:
                 return None
-            if is_gemm(producer):
+            if is_gemm(producer, self._graph):
                 scores.add(producer.name)
             elif producer.kind not in (Kind.POINTWISE, Kind.REDUCTION):
                 return None
@@ -282,9 +313,9 @@ class _Planner:
             if base is None or up is None or maps_base or not _rides(add, base.output.tensor, base):
                 continue
             down = self._graph.producer.get(up.inputs[0].tensor)
-            if down is None or not is_gemm(down) or down.name in self._taken or self._only_consumer(
-                down.output.tensor
-            ) is not up:  # fmt: skip
+            if down is None or not is_gemm(down, self._graph) or down.name in self._taken:
+                continue
+            if self._only_consumer(down.output.tensor) is not up:
                 continue
             if _same_row_roles(base, down, up):
                 path = LowRank(down, up, (*maps_up, add))
@@ -298,7 +329,7 @@ class _Planner:
         while (producer := self._graph.producer.get(tensor)) and producer.name not in self._taken:
             if self._only_consumer(tensor) is None:
                 break
-            if is_gemm(producer):
+            if is_gemm(producer, self._graph):
                 return producer, tuple(maps)
             if producer.kind is not Kind.POINTWISE or len(producer.inputs) != 1:
                 break
@@ -306,9 +337,18 @@ class _Planner:
             tensor = producer.inputs[0].tensor
         return None, ()
 
+    def take_recurrences(self, fused: bool) -> None:
+        """A stage per recurrence, whose state stays on chip from step to step."""
+        free = {
+            op.name for op in self._graph.operators
+            if op.name not in self._taken and op.kind in _ROW_KINDS and not is_gemm(op, self._graph)
+        }  # fmt: skip
+        for members in recurrences(self._graph, free, fused):
+            self._take(VectorPlan.of(self._graph, members[-1].name, members))
+
     def take_gemms(self, with_epilogue: bool) -> None:
         for operator in self._free([Kind.CONTRACTION]):
-            if is_gemm(operator):
+            if is_gemm(operator, self._graph):
                 tensor = operator.output.tensor
                 epilogue = self._epilogue(tensor, operator) if with_epilogue else ()
                 self._take(GemmPlan.of(operator, epilogue))
@@ -341,8 +381,8 @@ class _Planner:
     def take_rows(self) -> None:
         """Stages of vector work: neighbours of one group that hand tensors on share a stage."""
         rows: list[Operator] = []
-        for operator in self._free({*VECTOR_KINDS, Kind.CONTRACTION}):
-            if rows and not _continues(rows, operator):
+        for operator in self._free(_ROW_KINDS):
+            if rows and not (_continues(rows, operator) and is_convex(self._graph, [*rows, operator])):
                 self._take_vector(rows)
                 rows = []
             rows.append(operator)
@@ -357,6 +397,15 @@ class _Planner:
             if operator.name in self._fused_gathers and operator.output.tensor in read
         )
         self._take(VectorPlan.of(self._graph, rows[-1].name, tuple(rows), gathers))
+
+
+def _written(plan: StagePlan) -> set[str]:
+    return {operator.output.tensor for operator in plan.operators}
+
+
+def _read(plan: StagePlan) -> set[str]:
+    gathers = plan.gathers if isinstance(plan, VectorPlan) else ()
+    return {access.tensor for operator in (*plan.operators, *gathers) for access in operator.inputs}
 
 
 def _rides(operator: Operator, tensor: str, contraction: Operator) -> bool:
@@ -417,13 +466,13 @@ def _outside(operators: Iterable[Operator], written: set[str]) -> tuple[Access, 
 def _written_for_others(graph: Graph, operators: tuple[Operator, ...]) -> tuple[Access, ...]:
     """The outputs that somebody outside `operators` reads, or that leave the graph."""
     names = {operator.name for operator in operators}
-    return tuple(
-        operator.output
-        for operator in operators
-        if operator.output.tensor in graph.outputs
-        or not graph.consumers[operator.output.tensor]
-        or any(user.name not in names for user in graph.consumers[operator.output.tensor])
-    )
+    found = []
+    for operator in operators:
+        users = graph.consumers[operator.output.tensor]
+        outside = [user for user in users if user.name not in names]
+        if outside or not users or operator.output.tensor in graph.outputs:
+            found.append(kept_part(graph, operator, outside))
+    return tuple(found)
 
 
 def _moving(graph: Graph, rows: tuple[str, ...], inputs: tuple[Access, ...]) -> tuple[Access, ...]:

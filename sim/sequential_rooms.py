@@ -14,6 +14,7 @@ from tilewright.sim.sequential_plan import (
     MovePlan,
     VectorPlan,
 )
+from tilewright.sim.sequential_recurrence import carried_tensors
 
 # Shares of a buffer, reserved only while a stage of the program needs them; the rest goes to the main tiles.
 _SIDE_SHARE = 0.25  # of the input buffer, for each second operand of a map
@@ -22,6 +23,7 @@ _VALUE_SHARE = 0.25  # of the weight buffer, the most for values beside keys
 _CONSTANT_SHARE = 0.25  # of the weight buffer, the most for whole biases and norm weights together
 _FACTOR_SHARE = 0.25  # of the weight buffer, the most that whole low-rank factors may take
 _LOW_SHARE = 1 / 16  # of the output buffer, for u of a low-rank path
+_EXTRA_SHARE = 0.25  # of the output buffer, for each further result of a stage, and at most half for all
 _MIXED_SHARE = 0.5  # of the sums, the most for attention's mixed rows beside its scores
 
 #: Sums and results are handed on tile by tile: a third copy would only wait.
@@ -61,6 +63,7 @@ class Rooms:
     mixed: int  # elements of a second tile of sums: a product with its low-rank path, or mixed rows
     output_bytes: int
     low_bytes: int
+    extra_bytes: int  # a further result of a stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class _Needs:
     factor_bytes: int
     result_bits: int
     share_bits: int  # of an exponent that attention hands to its second product
+    n_extra: int  # results of a stage besides the first, and what stays between steps
 
 
 def factors_fit(graph: Graph, machine: Machine, plan: GraphPlan) -> bool:
@@ -107,7 +111,9 @@ def divide_buffers(
     out_copies = min(copies, OUTPUT_COPIES)
     outputs = machine.output_buffer.capacity_bytes
     low_bytes = int(outputs * _LOW_SHARE) if needs.low_rank else 0
-    sums, mixed = _sums(needs, machine, (outputs - low_bytes) * 8 // out_copies, chosen)
+    extra_bytes = int(outputs * min(_EXTRA_SHARE, 0.5 / max(1, needs.n_extra))) if needs.n_extra else 0
+    left_bytes = outputs - low_bytes - extra_bytes * needs.n_extra
+    sums, mixed = _sums(needs, machine, left_bytes * 8 // out_copies, chosen)
     return Rooms(
         input_bytes=inputs // copies,
         side_bytes=side_bytes // copies,
@@ -119,6 +125,7 @@ def divide_buffers(
         mixed=mixed,
         output_bytes=sums * needs.result_bits // 8,
         low_bytes=low_bytes // out_copies,
+        extra_bytes=extra_bytes // out_copies,
     )
 
 
@@ -145,7 +152,7 @@ def _sums(needs: _Needs, machine: Machine, room_bits: int, chosen: AttentionNeed
 
 
 def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
-    n_sides = n_constants = largest = factor_bytes = n_gathers = 0
+    n_sides = n_constants = largest = factor_bytes = n_gathers = n_extra = 0
     attention = low_rank = False
     result_bits = share_bits = 8
     for stage in plan.stages:
@@ -161,6 +168,8 @@ def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
             fixed = stage.fixed
             n_sides = max(n_sides, len(stage.moving) - 1)
             n_gathers = max(n_gathers, len(stage.gathers))
+            carried = carried_tensors(stage.operators) if stage.serial else ()
+            n_extra = max(n_extra, len(stage.outputs) + len(carried) - 1)
         elif isinstance(stage, MovePlan):
             n_gathers = max(n_gathers, 1)
         elif isinstance(stage, AttentionPlan):
@@ -170,7 +179,8 @@ def _needs(graph: Graph, plan: GraphPlan) -> _Needs:
         n_constants = max(n_constants, len(fixed))
         largest = max([largest, *(graph.n_bytes(access.tensor) for access in fixed)])
     return _Needs(
-        n_sides, n_constants, largest, n_gathers, attention, low_rank, factor_bytes, result_bits, share_bits
+        n_sides, n_constants, largest, n_gathers, attention, low_rank, factor_bytes, result_bits, share_bits,
+        n_extra,
     )  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from math import inf, prod
 
 from tilewright.dataflow.operator import Access, Kind, Operator
-from tilewright.dataflow.program import Compute, Loop, Nest, Port, Unit
+from tilewright.dataflow.program import Compute, Loop, Nest, Port, Unit, VectorWork
 from tilewright.sim.mapper import tile_candidates
 from tilewright.sim.mapping import MappingError
 from tilewright.sim.sequential_emit import Emitter, Tile, depth_of, limited, split_tile, tile_loops
 from tilewright.sim.sequential_plan import MovePlan, VectorPlan
+from tilewright.sim.sequential_recurrence import carried_tensors
 from tilewright.sim.sequential_rooms import Rooms
 
 # A masked row may be walked in as many pieces, so that much of what the mask leaves out is never touched.
@@ -51,19 +52,59 @@ class VectorStage:
 
     def best_tile(self) -> dict[str, int] | None:
         """The tile of rows, and of masked columns, of least estimated time; None if none fits."""
-        graph = self.emitter.graph
-        sizes = tuple(graph.size(rank) for rank in self.plan.rows)
+        graph, serial = self.emitter.graph, self.plan.serial
+        ranks = tuple(rank for rank in self.plan.rows if rank != serial)
+        sizes = tuple(graph.size(rank) for rank in ranks)
         best: tuple[float, dict[str, int]] | None = None
         for pieces in _MASK_PIECES if self._masked_column() else (1,):
             columns = self._column_tile(pieces)
             for elements in tile_candidates(sizes, 1, _MAX_TILES, self._most_rows(columns)):
-                tile = split_tile(self.plan.rows, sizes, self._serial(elements, sizes)) | columns
-                if not self._fits(tile):
-                    continue
-                cycles = self._estimate(tile) * self._visited(pieces)
-                if best is None or cycles <= best[0]:
-                    best = cycles, tile
+                rows = split_tile(ranks, sizes, min(elements, prod(sizes)))
+                for steps in self._step_counts(rows | columns):
+                    tile = rows | columns | ({serial: steps} if serial else {})
+                    if not self._fits(tile):
+                        continue
+                    cycles = self._estimate(tile) * self._visited(pieces)
+                    if best is None or cycles <= best[0]:
+                        best = cycles, tile
         return None if best is None else best[1]
+
+    def _step_counts(self, tile: Tile) -> tuple[int, ...]:
+        """How many steps of a recurrence a leaf may take: divisors of all, so that every leaf takes as many.
+
+        Only one where a step is over before its first result has left the lanes: the next one waits for it,
+        which is what the startup of a leaf stands for.
+        """
+        serial = self.plan.serial
+        if not serial:
+            return (1,)
+        vector = self.emitter.machine.vector
+        if prod(tile.values()) < vector.startup_cycles * vector.lanes:
+            return (1,)
+        size = self.emitter.graph.size(serial)
+        divisors = [steps for steps in range(1, size + 1) if size % steps == 0]
+        return tuple(divisors[:: max(1, len(divisors) // _MAX_TILES)])
+
+    def _works(self, tile: Tile) -> tuple[VectorWork, ...]:
+        """What a leaf evaluates: the steps of a recurrence one after another, each on all lanes."""
+        serial = self.plan.serial
+        if not serial:
+            return self.plan.works
+        return tuple(
+            VectorWork(
+                work.function, tuple(rank for rank in work.ranks if rank != serial),
+                work.evaluations * (tile[serial] if serial in work.ranks else 1),
+            )
+            for work in self.plan.works
+        )  # fmt: skip
+
+    @property
+    def _state(self) -> tuple[Access, ...]:
+        """What stays on chip between the steps of a recurrence without being a result of its own."""
+        serial = self.plan.serial
+        results = {access.tensor for access in self.plan.outputs if serial not in access.ranks}
+        carried = carried_tensors(self.plan.operators) if serial else ()
+        return tuple(access for access in carried if access.tensor not in results)
 
     def _masked_column(self) -> str:
         """The column that a mask limits by the rows, "" if there is none."""
@@ -98,12 +139,6 @@ class VectorStage:
             rooms.output_bytes // len(outputs) // max(1, self.emitter.n_bytes(a, one)) for a in outputs
         ]
         return max(1, min(limits))
-
-    def _serial(self, elements: int, sizes: tuple[int, ...]) -> int:
-        """A scan goes step by step: its serial rank is cut to single steps."""
-        last = self.plan.operators[-1]
-        stepped = last.kind is Kind.SCAN and last.serial_rank in self.plan.rows
-        return 1 if stepped else min(elements, prod(sizes))
 
     def _column_tile(self, mask_pieces: int) -> dict[str, int]:
         """Pieces of the columns: whole, or cut where a mask or a lack of room asks for it."""
@@ -165,21 +200,29 @@ class VectorStage:
 
         With a single copy of the buffers the three follow one another.
         """
-        machine, graph = self.emitter.machine, self.emitter.graph
-        n_tiles = prod(-(-graph.size(rank) // size) for rank, size in tile.items())
+        machine = self.emitter.machine
+        loops, _ = self._loops(tile)
         latency = machine.dma_in.setup_cycles + machine.dram_latency_cycles
         rate = min(machine.dma_in.bytes_per_cycle, machine.dram_bytes_per_cycle)
-        loads = [self.emitter.n_bytes(access, tile) / rate + latency for access in self.plan.moving] or [0.0]
+
+        def moved(accesses: tuple[Access, ...]) -> tuple[list[float], float]:
+            """Cycles of all transfers of each tensor, and of one transfer of all of them."""
+            once = [self.emitter.n_bytes(access, tile) / rate + latency for access in accesses]
+            trips = [prod(one.trips for one in loops[: depth_of(loops, a.ranks)]) for a in accesses]
+            return [n * cycles for n, cycles in zip(trips, once, strict=True)] or [0.0], sum(once)
+
+        loads, first = moved(self.plan.moving)
+        stores, last = moved(self.plan.outputs)
         load = max(max(loads), sum(loads) / machine.dma_in.channels)
-        store = sum(self.emitter.n_bytes(access, tile) for access in self.plan.outputs) / rate + latency
         cycles = machine.vector.startup_cycles * machine.vector_scale
-        for work in self.plan.works:
+        for work in self._works(tile):
             points = prod(tile[rank] for rank in work.ranks)
             passes = -(-points // machine.vector.lanes)
             cycles += passes * work.evaluations * machine.evaluation_cycles(work.function)
+        cycles *= prod(loop.trips for loop in loops)
         if self.emitter.copies == 1:
-            return n_tiles * (load + cycles + store)
-        return n_tiles * max(load, cycles, store) + load + store
+            return load + cycles + sum(stores)
+        return max(load, cycles, sum(stores)) + first / machine.dma_in.channels + last
 
     def nests(self, tile: dict[str, int]) -> list[Nest]:
         emitter, name = self.emitter, self.plan.name
@@ -204,9 +247,12 @@ class VectorStage:
             buffer = f"output_{position}" if position else "output"
             bits, copies = emitter.bits(access.tensor), emitter.out_copies
             results.append(emitter.port(buffer, "output_buffer", at, tiled, bits, copies))
+        for position, access in enumerate(self._state):
+            kept = self._token_tile(dict(tile) | {self.plan.serial: 1})
+            emitter.reserve(f"state_{position}", "output_buffer", access, kept)
         leaf_tile = tuple((rank, tile[rank]) for rank in (*self.plan.rows, *self.plan.columns))
         operators = tuple(operator.name for operator in self.plan.operators)
-        leaf = Compute(Unit.VECTOR, operators, leaf_tile, functions=self.plan.works)
+        leaf = Compute(Unit.VECTOR, operators, leaf_tile, functions=self._works(tile))
         nests.append(Nest(f"{name}_vector", "vector", loops, leaf, tuple(ports), tuple(results)))
         for position, (access, port) in enumerate(zip(outputs, results, strict=True)):
             suffix = f"_{position}" if position else ""
