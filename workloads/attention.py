@@ -19,7 +19,8 @@ class Attention:
     A token sees the last `window` tokens, itself included; None is all. `query_norm` and `key_norm`
     normalise each head. `cached` attention keeps keys and values of earlier tokens. `from_encoder` takes
     keys and values from the encoder's result, once. `biased` adds a live-in bias per head, query and key to
-    the scores; with `bias_rows` it comes from a table of the block's own. `scale` of the scores is
+    the scores; with `bias_rows` it comes from a table of the block's own,
+    in `bias_module` (empty: `path`). `scale` of the scores is
     1 / sqrt(head_dim) where not stated; `softcap` bounds them by a tanh; `key_bias` where it differs. A
     window that does not bound the cache is only a mask.
     """
@@ -45,6 +46,7 @@ class Attention:
     biased: bool = False
     bias_rows: int = 0
     scale: float | None = None
+    bias_module: str = ""
     softcap: float | None = None
     window_bounds_cache: bool = True
     key_bias: bool | None = None
@@ -111,7 +113,7 @@ def _own_bias(builder: LayerBuilder, spec: Attention) -> None:
     """position_bias[h, m, n] from the block's table, a row per distance of a query and a key in a window."""
     builder.rank("k", spec.bias_rows)
     buckets = builder.input("buckets", ("m", "n"), Role.INDEX)
-    table = builder.weight(spec.path, "relative_position_bias_table", ("k", "h"))
+    table = builder.weight(spec.bias_module or spec.path, "relative_position_bias_table", ("k", "h"))
     inputs = (builder.access(buckets), Access(table, (Index(), Index.of("h"))))
     builder.gather("relative_bias", "position_bias", ("h", "m", "n"), inputs, "attention")
 

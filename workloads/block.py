@@ -24,7 +24,7 @@ class Block:
     attention_norm: Norm
     feed_forward_norm: Norm | None
     placement: Literal["pre", "post", "parallel"] = "pre"
-    scales: tuple[str, str] | None = None  # modules that scale what attention and network add
+    scales: tuple[str, str] | None = None  # parameters that scale what attention and network add
     cross: Attention | None = None  # attention to the encoder, between attention and network
     cross_norm: Norm | None = None
     attention_out_norm: Norm | None = None  # behind attention and network, before the sums
@@ -72,11 +72,13 @@ class Block:
         return residual(builder, "feed_forward_residual", "y", middle, fed)
 
 
-def _scale(builder: LayerBuilder, module: str, x: str) -> str:
-    """x times a learned factor per channel."""
-    factors = builder.weight(module, "lambda1", ("d",))
+def _scale(builder: LayerBuilder, parameter: str, x: str) -> str:
+    """x times a learned factor per channel; `parameter` is its path below the layer."""
+    module, _, last = parameter.rpartition(".")
+    factors = builder.weight(module, last, ("d",))
     inputs = (builder.access(x), builder.access(factors))
-    return builder.pointwise(word(module), f"{word(module)}_out", inputs, "mul", group="residual")
+    name = word(parameter)
+    return builder.pointwise(f"{name}_scale", f"{name}_scaled", inputs, "mul", group="residual")
 
 
 def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:

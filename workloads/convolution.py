@@ -76,7 +76,11 @@ class PatchStem:
 
 @dataclass(frozen=True, slots=True)
 class InvertedBottleneck:
-    """ConvNeXt: x += scale * down(function(up(norm(depthwise convolution of x)))) (arXiv 2201.03545)."""
+    """ConvNeXt: x += scale * down(function(up(norm(depthwise convolution of x)))) (arXiv 2201.03545).
+
+    `response` is a module that normalises the opened channels by their length over the image and adds them
+    (arXiv 2301.00808).
+    """
 
     convolution: Convolution
     norm: Norm
@@ -84,6 +88,7 @@ class InvertedBottleneck:
     function: str
     side: int
     scale: str = ""
+    response: str = ""
 
     @property
     def keeps_cache(self) -> bool:
@@ -106,12 +111,25 @@ class InvertedBottleneck:
         opened = builder.access(
             builder.pointwise("activation", "activated", source, self.function, group="ffn")
         )
+        if self.response:
+            opened = builder.access(_normalise_response(builder, opened, self.response))
         y = builder.linear(Linear("pwconv2", opened, ("d",), ("i",), bias=True))
         if self.scale:
             factors = (builder.access(y), builder.access(builder.weight("", self.scale, ("d",))))
             y = builder.pointwise("layer_scale", "scaled", factors, "mul", group="residual")
         terms = (builder.access(x), builder.access(y))
         return builder.pointwise("residual", "y_out", terms, "add", group="residual")
+
+
+def _normalise_response(builder: LayerBuilder, x: Access, module: str) -> str:
+    """x + bias + weight * x * length / mean length, of x[b, y, x, i]; a length per channel over the image."""
+    name = word(module)
+    lengths = builder.reduction(f"{name}_length", f"{name}_lengths", ("b", "i"), (x,), "l2", group="norm")
+    source = (builder.access(lengths),)
+    mean = builder.reduction(f"{name}_mean", f"{name}_means", ("b",), source, "mean", group="norm")
+    factors = (builder.weight(module, parameter, ("i",)) for parameter in ("weight", "bias"))
+    inputs = (x, *(builder.access(term) for term in (lengths, mean, *factors)))
+    return builder.pointwise(name, f"{name}_out", inputs, "response_norm", group="norm")
 
 
 @dataclass(frozen=True, slots=True)

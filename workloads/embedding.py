@@ -15,6 +15,7 @@ class RelativeBias:
     module: str
     n_buckets: int
     n_heads: int
+    parameter: str = "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
     if builder.run.n_prompt:
         x = _prepend(builder, x, width)
     if spec.relative:
-        _score_bias(builder, spec.relative)
+        score_bias(builder, spec.relative)
     if spec.n_angles and builder.run.lowering == "reference":
         _multiply_angles(builder, spec.n_angles)
     if spec.project:
@@ -108,13 +109,13 @@ def _multiply_angles(builder: LayerBuilder, n_angles: int) -> None:
     builder.keep(builder.contraction("rotary_angles", "angles", ("m", "a"), inputs, "bmm"))
 
 
-def _score_bias(builder: LayerBuilder, spec: RelativeBias) -> None:
+def score_bias(builder: LayerBuilder, spec: RelativeBias) -> None:
     """position_bias[h, m, n] for the blocks, from the buckets of the distances n - m."""
     sizes = {"h": spec.n_heads, "k": spec.n_buckets, "n": builder.run.n_positions}
     for rank, size in sizes.items():
         builder.rank(rank, size)
     buckets = builder.input("buckets", ("m", "n"), Role.INDEX)
-    table = builder.weight(spec.module, "weight", ("k", "h"))
+    table = builder.weight(spec.module, spec.parameter, ("k", "h"))
     inputs = (builder.access(buckets), Access(table, (Index(), Index.of("h"))))
     builder.keep(builder.gather(word(spec.module), "position_bias", ("h", "m", "n"), inputs))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -135,43 +136,64 @@ class ConvNextConfig(StagedConfig):
             raise ValueError(f"depths has {len(self.depths)} stages, hidden_sizes {len(self.hidden_sizes)}")
         return self
 
+    @property
+    def scaled(self) -> bool:
+        """Whether a learned factor stands before the sums."""
+        return self.layer_scale_init_value > 0
+
+
+class ConvNextV2Config(ConvNextConfig):
+    """`model_type` convnextv2: the channels' response is normalised, nothing is scaled."""
+
+    default_architecture: ClassVar[str] = "ConvNextV2ForImageClassification"
+
+    @property
+    def scaled(self) -> bool:
+        return False
+
 
 #: Epsilon of the norms inside ConvNeXt's stages, the library's constant.
 _CONVNEXT_EPSILON = 1e-6
 
 
-def _convnext(config: ConvNextConfig, task: str) -> Staged:
+def _convnext(model_type: str, config: ConvNextConfig, task: str) -> Staged:
     head = config.of_task(
         task, Head("classifier", config.n_labels, bias=True, selects="mean_first", adapts=True)
     )
-    return Staged("convnext", config.image_size, lambda image: _convnext_stages(config, image, head))
+    return Staged(
+        model_type, config.image_size, lambda image: _convnext_stages(model_type, config, image, head)
+    )
 
 
-def _convnext_stages(config: ConvNextConfig, image: int, head: Head | None) -> tuple[Stage, ...]:
+def _convnext_stages(
+    model_type: str, config: ConvNextConfig, image: int, head: Head | None
+) -> tuple[Stage, ...]:
     """Raises ValueError for an image that is too small for the stages."""
     stages, side, in_width = [], image, config.num_channels
     for number, (depth, width) in enumerate(zip(config.depths, config.hidden_sizes, strict=True)):
-        entry = _convnext_entry(config, number, side, in_width)
+        entry = _convnext_entry(model_type, config, number, side, in_width)
         side, in_width = side_after(side, entry.convolution), width
         if side <= 0:
             raise ValueError(f"image {image} is too small for {len(config.depths)} stages")
         layer = InvertedBottleneck(
             Convolution("dwconv", 7, padding=3, depthwise=True), layer_norm("layernorm", _CONVNEXT_EPSILON),
             4 * width, config.hidden_act, side,
-            "layer_scale_parameter" if config.layer_scale_init_value > 0 else "",
+            "layer_scale_parameter" if config.scaled else "", "" if model_type == "convnext" else "grn",
         )  # fmt: skip
-        path = f"convnext.encoder.stages.{number}.layers"
-        stages.append(_stage("convnext", path, width, entry, ((layer, depth),), side))
-    final = layer_norm("convnext.layernorm", config.layer_norm_eps)
+        path = f"{model_type}.encoder.stages.{number}.layers"
+        stages.append(_stage(model_type, path, width, entry, ((layer, depth),), side))
+    final = layer_norm(f"{model_type}.layernorm", config.layer_norm_eps)
     return _with_head(stages, final, head)
 
 
-def _convnext_entry(config: ConvNextConfig, number: int, side: int, in_width: int) -> PatchStem:
+def _convnext_entry(
+    model_type: str, config: ConvNextConfig, number: int, side: int, in_width: int
+) -> PatchStem:
     if number == 0:
-        stem = Convolution("convnext.embeddings.patch_embeddings", config.patch_size, config.patch_size)
-        norm = layer_norm("convnext.embeddings.layernorm", _CONVNEXT_EPSILON)
+        stem = Convolution(f"{model_type}.embeddings.patch_embeddings", config.patch_size, config.patch_size)
+        norm = layer_norm(f"{model_type}.embeddings.layernorm", _CONVNEXT_EPSILON)
         return PatchStem("image", stem, in_width, side, after=norm)
-    path = f"convnext.encoder.stages.{number}.downsampling_layer"
+    path = f"{model_type}.encoder.stages.{number}.downsampling_layer"
     norm = Norm(f"{path}.0", "layernorm", _CONVNEXT_EPSILON, ("c",), bias=True)
     return PatchStem("x", Convolution(f"{path}.1", 2, 2), in_width, side, before=norm)
 
@@ -265,6 +287,9 @@ def _with_head(stages: list[Stage], norm: Norm | None, head: Head | None) -> tup
     return (*stages[:-1], replace(last, stack=finished))
 
 
+_CONVNEXT_TARGETS: Mapping[str, str] = {"up": "pwconv1", "down": "pwconv2"}
+
+
 FAMILIES: Mapping[str, Family[Any]] = {
     "swin": Family(
         SwinConfig, _swin,
@@ -273,6 +298,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "o": "attention.o_proj", "up": "mlp.fc1", "down": "mlp.fc2",
         },
     ),
-    "convnext": Family(ConvNextConfig, _convnext, {"up": "pwconv1", "down": "pwconv2"}),
+    "convnext": Family(ConvNextConfig, partial(_convnext, "convnext"), _CONVNEXT_TARGETS),
+    "convnextv2": Family(ConvNextV2Config, partial(_convnext, "convnextv2"), _CONVNEXT_TARGETS),
     "resnet": Family(ResNetConfig, _resnet, {}),
 }  # fmt: skip

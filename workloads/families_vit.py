@@ -1,17 +1,19 @@
 """Families of the ViT kind: encoders of image patches."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Width, refuse_remainder
+from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.embedding import RelativeBias
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import Head, Stage, task_of
-from tilewright.workloads.norms import layer_norm
+from tilewright.workloads.norms import Norm, layer_norm
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.transformer import Transformer
 
@@ -52,14 +54,32 @@ class Dinov2Config(VitConfig):
     default_architecture: ClassVar[str] = "Dinov2Model"
     mlp_ratio: Annotated[int, Field(gt=0, le=1024)] = 4
     layer_norm_eps: Epsilon = 1e-6
-    use_swiglu_ffn: Literal[False] = False
+    use_swiglu_ffn: bool = False
     use_mask_token: bool = True
 
+
+class BeitConfig(VitConfig):
+    """`model_type` beit; keys have no bias."""
+
+    default_architecture: ClassVar[str] = "BeitForImageClassification"
+    vocab_size: Rows = 8192
+    use_mask_token: bool = False
+    use_absolute_position_embeddings: bool = False
+    use_relative_position_bias: bool = False
+    use_shared_relative_position_bias: bool = False
+    layer_scale_init_value: Annotated[float, Field(ge=0)] = 0.1
+    use_mean_pooling: bool = True
+
     @model_validator(mode="after")
-    def _without_head(self) -> "Dinov2Config":
-        if not self.architecture.endswith("Model"):
-            raise ValueError(f"architectures: only Dinov2Model is supported, got {self.architecture!r}")
+    def _has_one_bias(self) -> "BeitConfig":
+        if self.use_relative_position_bias and self.use_shared_relative_position_bias:
+            raise ValueError("use_relative_position_bias and use_shared_relative_position_bias: one of them")
         return self
+
+    @property
+    def n_distances(self) -> int:
+        """Distances of two patches, and those from, to and of the class token."""
+        return (2 * (self.image_size // self.patch_size) - 1) ** 2 + 3
 
 
 def _attention(config: VitConfig) -> Attention:
@@ -77,6 +97,7 @@ _OLD_ATTENTION = (
     (".attention.v_proj", ".attention.attention.value"),
     (".attention.o_proj", ".attention.output.dense"),
 )
+_OLD_NETWORK = ((".mlp.fc1", ".intermediate.dense"), (".mlp.fc2", ".output.dense"))
 
 
 def _vit(model_type: str, class_tokens: tuple[str, ...], config: VitConfig, task: str) -> Transformer:
@@ -103,32 +124,103 @@ def _vit(model_type: str, class_tokens: tuple[str, ...], config: VitConfig, task
         head=head,
         old_names=(
             (f"{prefix}.layers.", f"{prefix}.encoder.layer."), *_OLD_ATTENTION,
-            (".mlp.fc1", ".intermediate.dense"), (".mlp.fc2", ".output.dense"),
+            *_OLD_NETWORK,
         ),
     )  # fmt: skip
 
 
-def _dinov2(config: Dinov2Config, _task: str) -> Transformer:
+def _dinov2(config: Dinov2Config, task: str) -> Transformer:
     width, epsilon = config.hidden_size, config.layer_norm_eps
-    inner_width = width * config.mlp_ratio
-    inner = FeedForward("mlp", inner_width, "fc1", "fc2", config.hidden_act, bias=True)
+    match task_of(config, task):
+        case "FEATURE_EXTRACTION":
+            prefix, head = "", None
+        case "IMAGE_CLS" | "":
+            prefix = "dinov2."
+            head = Head(
+                "classifier", config.n_labels, bias=True, selects="first_and_mean", skips=1, adapts=True
+            )
+        case _ as found:
+            raise ValueError(f"the task {found} is not supported here")
     block = Block(
-        _attention(config), inner, layer_norm("norm1", epsilon), layer_norm("norm2", epsilon),
-        scales=("layer_scale1", "layer_scale2"),
+        _attention(config), _dinov2_network(config), layer_norm("norm1", epsilon),
+        layer_norm("norm2", epsilon), scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
     )  # fmt: skip
     return Transformer(
         model_type="dinov2",
         width=width,
-        path="layers",
+        path=f"{prefix}layers",
         embedding=PatchEmbedding(
-            "embeddings", config.image_size, config.image_size, config.patch_size, config.num_channels,
-            unused=(("mask_token", width),) if config.use_mask_token else (),
+            f"{prefix}embeddings", config.image_size, config.image_size, config.patch_size,
+            config.num_channels, unused=(("mask_token", width),) if config.use_mask_token else (),
         ),
         blocks=((block, config.num_hidden_layers),),
-        final_norm=layer_norm("layernorm", epsilon),
-        head=None,
-        old_names=(("layers.", "encoder.layer."), *_OLD_ATTENTION),
+        final_norm=layer_norm(f"{prefix}layernorm", epsilon),
+        head=head,
+        old_names=((f"{prefix}layers.", f"{prefix}encoder.layer."), *_OLD_ATTENTION),
     )  # fmt: skip
+
+
+def _dinov2_network(config: Dinov2Config) -> FeedForward:
+    """The network; a gated one has two thirds of the inner width, rounded up to a multiple of 8."""
+    inner_width = config.hidden_size * config.mlp_ratio
+    if not config.use_swiglu_ffn:
+        return FeedForward("mlp", inner_width, "fc1", "fc2", config.hidden_act, bias=True)
+    gated = (int(inner_width * 2 / 3) + 7) // 8 * 8
+    return FeedForward("mlp", gated, "up_proj", "down_proj", "silu", gate="gate_proj", bias=True)
+
+
+def _beit(config: BeitConfig, task: str) -> Transformer:
+    """BEiT (arXiv 2106.08254): a bias per head and distance, of each layer or of all."""
+    width, epsilon, heads = config.hidden_size, config.layer_norm_eps, config.num_attention_heads
+    own, shared = config.use_relative_position_bias, config.use_shared_relative_position_bias
+    attention = Attention(
+        "attention", heads, heads, width // heads, "o_proj", qkv_bias=True, key_bias=False,
+        output_bias=True, causal=False, cached=False, biased=own or shared,
+        bias_rows=config.n_distances if own else 0, bias_module="relative_position_bias",
+    )  # fmt: skip
+    inner = FeedForward("mlp", config.intermediate_size, "fc1", "fc2", config.hidden_act, bias=True)
+    block = Block(
+        attention, inner, layer_norm("layernorm_before", epsilon), layer_norm("layernorm_after", epsilon),
+        scales=("lambda_1", "lambda_2") if config.layer_scale_init_value else None,
+    )  # fmt: skip
+    bias = RelativeBias(
+        "beit.shared_position_bias", config.n_distances, heads, "relative_position_bias_table"
+    )
+    final, head = _beit_end(config, task)
+    return Transformer(
+        model_type="beit",
+        width=width,
+        path="beit.layers",
+        embedding=PatchEmbedding(
+            "beit.embeddings", config.image_size, config.image_size, config.patch_size, config.num_channels,
+            positions="position_embeddings" if config.use_absolute_position_embeddings else "",
+            unused=(("mask_token", width),) if config.use_mask_token else (),
+            relative=bias if shared else None,
+        ),
+        blocks=((block, config.num_hidden_layers),),
+        final_norm=final,
+        head=head,
+        old_names=(("beit.layers.", "beit.encoder.layer."), *_OLD_ATTENTION, *_OLD_NETWORK),
+    )  # fmt: skip
+
+
+def _beit_end(config: BeitConfig, task: str) -> tuple[Norm | None, Head | None]:
+    """Final norm and head: of the patches' mean, or of the first token, or of each patch."""
+    pooled, epsilon = config.use_mean_pooling, config.layer_norm_eps
+    final = None if pooled else layer_norm("beit.layernorm", epsilon)
+    if config.architecture.endswith("ForMaskedImageModeling") and not task:
+        own = layer_norm("layernorm", epsilon)
+        return final, Head("lm_head", config.vocab_size, bias=True, skips=1, norm=own)
+    match task_of(config, task):
+        case "FEATURE_EXTRACTION":
+            labels = Head()
+        case "IMAGE_CLS" | "":
+            labels = Head("classifier", config.n_labels, bias=True, adapts=True)
+        case _ as found:
+            raise ValueError(f"the task {found} is not supported here")
+    if pooled:
+        return layer_norm("beit.pooler.layernorm", epsilon), replace(labels, selects="mean_first", skips=1)
+    return final, replace(labels, selects="first") if labels.module else None
 
 
 _TARGETS: Mapping[str, str] = {
@@ -145,4 +237,5 @@ FAMILIES: Mapping[str, Family[Any]] = {
         _TARGETS,
     ),
     "dinov2": Family(Dinov2Config, _dinov2, _TARGETS),
+    "beit": Family(BeitConfig, _beit, _TARGETS),
 }

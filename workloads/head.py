@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tilewright.dataflow.operator import Access, Index
+from tilewright.dataflow.operator import Access, Index, Kind
+from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import LayerBuilder, Linear, shifted
 from tilewright.workloads.config import ConfigFile
 from tilewright.workloads.norms import Norm, normalise
@@ -30,7 +31,9 @@ class Head:
     """Stages and a linear module of `n_outputs` rows; no module: the last stage is the output.
 
     `tied_to` names the table whose weight it shares, `bias_owner` the module whose bias. `selects` tells
-    the tokens that go through: each one, the first alone, or their mean, behind or before the final norm.
+    the tokens that go through: each one, the first or the last alone, or their mean, behind or before the
+    final norm, or the first beside the mean. The first `skips` tokens are no part of each one or the mean.
+    `norm` is the head's own, behind the final one of the model.
     """
 
     module: str = ""
@@ -39,7 +42,9 @@ class Head:
     bias: bool = False
     bias_owner: str = ""
     stages: tuple[Stage, ...] = ()
-    selects: Literal["each", "first", "mean", "mean_first"] = "each"
+    selects: Literal["each", "first", "last", "mean", "mean_first", "first_and_mean"] = "each"
+    skips: int = 0
+    norm: Norm | None = None
     adapts: bool = False  # "all-linear" includes it
     input_scale: float = 1.0
 
@@ -52,12 +57,14 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
     source = _selected(builder, x, norm, head)
     if head is None:
         return source.tensor
-    width = "d"
+    if head.norm:
+        source = builder.access(normalise(builder, source, head.norm, "head"))
+    width = tuple(rank for rank in source.ranks if rank not in ("b", "t"))
     for number, stage in enumerate(head.stages):
         output = builder.rank(f"w{number}", stage.width) if stage.width else "c"
         if not stage.width:
             builder.rank("c", builder.size(("d",)))
-        source, width = _pass(builder, source, stage, width, output), output
+        source, width = _pass(builder, source, stage, width, output), (output,)
     if not head.module:
         return source.tensor
     if head.input_scale != 1.0:
@@ -71,7 +78,7 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
         builder.parameter(head.bias_owner, "bias", head.n_outputs, part="head")
     return builder.linear(
         Linear(
-            head.module, source, ("v",), (width,), head.bias, "head", "head",
+            head.module, source, ("v",), width, head.bias, "head", "head",
             f"{head.tied_to}.weight" if head.tied_to else "",
             f"{head.bias_owner}.bias" if head.bias_owner else "", head.adapts,
         )
@@ -84,10 +91,14 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
     n_tokens, first = run.seq, 0
     if head and head.selects == "first":
         n_tokens = 1
-    elif head and run.logits == "last":
+    elif head and (run.logits == "last" or head.selects == "last"):
         n_tokens, first = 1, run.seq - 1
+    elif head:
+        n_tokens, first = run.seq - head.skips, head.skips
     builder.rank("t", n_tokens)
     source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
+    if head and head.selects == "first_and_mean":
+        return _first_and_mean(builder, x, source, norm)
     if head and head.selects == "mean_first":
         source = _mean(builder, source)
     if norm:
@@ -95,14 +106,27 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
     return _mean(builder, source) if head and head.selects == "mean" else source
 
 
+def _first_and_mean(builder: LayerBuilder, x: str, rest: Access, norm: Norm | None) -> Access:
+    """The first token and the mean of the `rest`, each normalised: ends[b, o, d], o = 0 and 1."""
+    if norm:
+        x = normalise(builder, builder.access(x), norm)
+    mean = _mean(builder, Access(x, rest.indices))
+    first = Access(x, (Index.of("b"), Index(), Index.of("d")))
+    builder.rank("o", 2)
+    ends = builder.tensor("ends", ("b", "o", "d"), Role.ACTIVATION)
+    output = Access(ends, (Index.of("b"), Index(offset=1), Index.of("d")))
+    builder.add("join", Kind.SCATTER, output, (mean, first), group="head")
+    return builder.access(ends)
+
+
 def _mean(builder: LayerBuilder, x: Access) -> Access:
     """The mean of all tokens."""
     return builder.access(builder.reduction("pool", "pooled", ("b", "d"), (x,), "mean", group="head"))
 
 
-def _pass(builder: LayerBuilder, x: Access, stage: Stage, width: str, output: str) -> Access:
+def _pass(builder: LayerBuilder, x: Access, stage: Stage, width: tuple[str, ...], output: str) -> Access:
     """One stage; its own output rank keeps input and output apart where both are the model's width."""
-    y = builder.linear(Linear(stage.module, x, (output,), (width,), stage.bias, part=stage.part))
+    y = builder.linear(Linear(stage.module, x, (output,), width, stage.bias, part=stage.part))
     if stage.function:
         inputs = (builder.access(y),)
         y = builder.pointwise(f"{stage.function}_{y}", f"{y}_mapped", inputs, stage.function, group="head")

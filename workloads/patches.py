@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import LayerBuilder
+from tilewright.workloads.embedding import RelativeBias, score_bias
 from tilewright.workloads.norms import Norm, normalise
 
 
@@ -13,8 +14,8 @@ class PatchEmbedding:
     """Square patches of a square image, `class_tokens` in front of them, learned positions.
 
     `path` holds the parameters; `projection` is the convolution. `trained_image` is the size that the
-    positions are learned for: another `image` resizes them. `unused` are (parameter, elements) that no
-    operator reads.
+    positions are learned for: another `image` resizes them; no name: there are none. `unused` are
+    (parameter, elements) that no operator reads. `relative` is a bias of the scores that all layers share.
     """
 
     path: str
@@ -28,6 +29,7 @@ class PatchEmbedding:
     positions: str = "position_embeddings"
     unused: tuple[tuple[str, int], ...] = ()
     norm: Norm | None = None
+    relative: RelativeBias | None = None
 
     def fill(self, builder: LayerBuilder) -> str:
         """Add the embedding of image[b, c, i, j]; returns x[b, m, d]."""
@@ -53,10 +55,12 @@ def embed_patches(builder: LayerBuilder, spec: PatchEmbedding) -> str:
     for name, n_elements in spec.unused:
         builder.parameter(spec.path, name, n_elements)
     x = _place(builder, spec, patches)
-    positions = _positions(builder, spec)
-    terms = (builder.access(x), Access.of(positions, "m", "d"))
-    placed = builder.pointwise("positions", "placed", terms, "add", group="embedding")
-    return normalise(builder, builder.access(placed), spec.norm) if spec.norm else placed
+    if spec.relative:
+        score_bias(builder, spec.relative)
+    if spec.positions:
+        terms = (builder.access(x), Access.of(_positions(builder, spec), "m", "d"))
+        x = builder.pointwise("positions", "placed", terms, "add", group="embedding")
+    return normalise(builder, builder.access(x), spec.norm) if spec.norm else x
 
 
 def _convolve(builder: LayerBuilder, spec: PatchEmbedding) -> str:
@@ -101,8 +105,8 @@ def _positions(builder: LayerBuilder, spec: PatchEmbedding) -> str:
     if spec.n_positions == spec.n_tokens:
         builder.parameter(spec.path, name, builder.size(("m", "d")))
         return builder.input("position_rows", ("m", "d"), Role.WEIGHT)
-    builder.rank("k", spec.n_positions)
-    builder.parameter(spec.path, name, builder.size(("k", "d")))
-    learned = builder.input("learned_positions", ("k", "d"), Role.WEIGHT)
+    builder.rank("p", spec.n_positions)
+    builder.parameter(spec.path, name, builder.size(("p", "d")))
+    learned = builder.input("learned_positions", ("p", "d"), Role.WEIGHT)
     source = (Access(learned, (Index(), Index.of("d"))),)
     return builder.pointwise("resize", "position_rows", source, "resize", ranks=("m", "d"), group="embedding")
