@@ -119,11 +119,12 @@ class TunerPlan:
 
     def resolve(self, modules: tuple[Module, ...], layer: int | None) -> LayerChanges:
         changes = []
+        kept_twice = LayerChanges((), self.trained)
         for module in modules:
             path = module.path if layer is None else module.path.replace("*", str(layer))
             names = dict.fromkeys((path, self.old_path(path)))
             named = next((name for name in names if self.targets.match(module, name)), None)
-            if module.kind != "norm" and named is not None:
+            if module.kind != "norm" and named is not None and not kept_twice.copies(path):
                 changes.append((module.path, self.change(module, named)))
         return LayerChanges(tuple(changes), self.trained)
 

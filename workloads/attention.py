@@ -22,7 +22,8 @@ class Attention:
     the scores; with `bias_rows` it comes from a table of the block's own,
     in `bias_module` (empty: `path`). `scale` of the scores is
     1 / sqrt(head_dim) where not stated; `softcap` bounds them by a tanh; `key_bias` where it differs. A
-    window that does not bound the cache is only a mask.
+    window that does not bound the cache is only a mask. Where not causal, a token sees `reach` tokens to
+    either side. With `sinks` each head has a learned score that takes a share and gives no value.
     """
 
     path: str
@@ -45,11 +46,13 @@ class Attention:
     from_encoder: bool = False
     biased: bool = False
     bias_rows: int = 0
-    scale: float | None = None
     bias_module: str = ""
+    scale: float | None = None
     softcap: float | None = None
     window_bounds_cache: bool = True
     key_bias: bool | None = None
+    reach: int | None = None
+    sinks: bool = False
 
     @property
     def prefix(self) -> str:
@@ -268,8 +271,10 @@ def _cache_rows(cache: str) -> HeadRows:
 
 def _mask(builder: LayerBuilder, spec: Attention) -> Mask | None:
     """The positions that are computed: all of them in the reference's lowering."""
-    if builder.run.lowering == "reference" or not spec.causal:
+    if builder.run.lowering == "reference":
         return None
+    if not spec.causal:
+        return None if spec.reach is None else Mask("n", "m", upper=spec.reach, lower=-spec.reach)
     past = spec.n_past(builder.run)
     lower = None if spec.window is None else past - spec.window + 1
     return Mask("n", "m", upper=past, lower=lower)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from tilewright.workloads.attention import Attention, attend
 from tilewright.workloads.builder import LayerBuilder, word
+from tilewright.workloads.disentangled import DisentangledAttention, attend_disentangled
 from tilewright.workloads.experts import Experts, mix_experts
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
 from tilewright.workloads.latent import LatentAttention, attend_latent
@@ -16,12 +17,13 @@ class Block:
     """One transformer layer.
 
     `pre`: x += attention(norm x); x += ffn(norm x). `parallel`: x += attention(norm x) + ffn(norm x)
-    with one norm or one each. `post`: x = norm(x + attention x); x = norm(x + ffn x).
+    with one norm or one each. `post`: x = norm(x + attention x); x = norm(x + ffn x). Without an
+    `attention_norm` attention takes x as it is.
     """
 
-    attention: Attention | LatentAttention
+    attention: Attention | LatentAttention | DisentangledAttention
     feed_forward: FeedForward | Experts
-    attention_norm: Norm
+    attention_norm: Norm | None
     feed_forward_norm: Norm | None
     placement: Literal["pre", "post", "parallel"] = "pre"
     scales: tuple[str, str] | None = None  # parameters that scale what attention and network add
@@ -45,7 +47,8 @@ class Block:
         """Add the block on x[b, m, d]; returns its result, ranked alike."""
         if self.placement == "post":
             return _fill_post(builder, self, x)
-        inner = normalise(builder, builder.access(x), self.attention_norm)
+        norm = self.attention_norm
+        inner = normalise(builder, builder.access(x), norm) if norm else x
         mixed = _attention(builder, inner, self.attention)
         if self.placement == "parallel":
             if self.feed_forward_norm:
@@ -82,6 +85,7 @@ def _scale(builder: LayerBuilder, parameter: str, x: str) -> str:
 
 
 def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
+    assert block.attention_norm is not None
     assert block.feed_forward_norm is not None
     mixed = _attention(builder, x, block.attention)
     summed = residual(builder, "attention_residual", "x_mixed", x, mixed)
@@ -96,7 +100,11 @@ def _fill_post(builder: LayerBuilder, block: Block, x: str) -> str:
     return normalise(builder, builder.access(summed), block.feed_forward_norm)
 
 
-def _attention(builder: LayerBuilder, x: str, spec: Attention | LatentAttention) -> str:
+def _attention(
+    builder: LayerBuilder, x: str, spec: Attention | LatentAttention | DisentangledAttention
+) -> str:
+    if isinstance(spec, DisentangledAttention):
+        return attend_disentangled(builder, x, spec)
     if isinstance(spec, LatentAttention):
         return attend_latent(builder, x, spec)
     return attend(builder, x, spec)

@@ -16,7 +16,8 @@ class Linear:
     """A linear module: its name, y = W x over named ranks, with a bias or without.
 
     `module` is the path below the layer; `group` is the share of the counts that it belongs to. The weight
-    or the bias may share the storage of another parameter, which is then named in full.
+    or the bias may share the storage of another parameter, which is then named in full. A module that runs
+    a second time has an `alias`, which sets the operators of that run apart.
     """
 
     module: str
@@ -30,11 +31,12 @@ class Linear:
     bias_tied_to: str = ""
     adapts: bool = True  # "all-linear" includes it
     bmm_group: str = "bmm"  # the group of batched products that an adapter adds to it
+    alias: str = ""
 
     @property
     def name(self) -> str:
-        """The operator's name: the module's path as one word."""
-        return word(self.module)
+        """The operator's name: the module's path as one word, behind its alias."""
+        return self.alias + word(self.module)
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -98,6 +100,7 @@ class LayerBuilder:
         self._inputs: list[str] = []
         self._kept: list[str] = []
         self.trained: list[str] = []  # live-in tensors that a training step needs gradients of
+        self._again = False  # a module runs once more: its parameters are noted already
 
     def size(self, ranks: Iterable[str]) -> int:
         """Elements over `ranks`."""
@@ -114,6 +117,11 @@ class LayerBuilder:
             raise ValueError(f"tensor {name!r} is declared twice")
         self._tensors[name] = Tensor(name, ranks, dtype or self.run.precision.dtype(role), role)
         return name
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether there is no adapter, so that a training step trains every weight."""
+        return self._adapters is None
 
     @property
     def is_adapted(self) -> bool:
@@ -188,8 +196,7 @@ class LayerBuilder:
         self, name: str, ranks: tuple[str, ...], parameter: str, *, trainable: bool = True
     ) -> str:
         """Declare a live-in adapter tensor; `parameter` is its full name in the model."""
-        dtype = self.run.precision.dtype(Role.ADAPTER)
-        self.parameters.append(Parameter(parameter, self.size(ranks), dtype, Role.ADAPTER, trainable))
+        self.note_adapter(parameter, self.size(ranks), trainable=trainable)
         if trainable:
             self.trained.append(name)
         return self.input(name, ranks, Role.ADAPTER)
@@ -197,12 +204,15 @@ class LayerBuilder:
     def note_adapter(self, name: str, n_elements: int, *, trainable: bool = True) -> None:
         """Note adapter parameters that no operator reads."""
         dtype = self.run.precision.dtype(Role.ADAPTER)
-        self.parameters.append(Parameter(name, n_elements, dtype, Role.ADAPTER, trainable))
+        if not self._again:
+            self.parameters.append(Parameter(name, n_elements, dtype, Role.ADAPTER, trainable))
 
     def note_buffer(self, name: str, n_elements: int, *, shared: bool = False) -> None:
         """Note adapter numbers that are stored and no parameter; a shared one exists once in the model."""
         dtype = self.run.precision.dtype(Role.ADAPTER)
         storage: Storage = "shared_buffer" if shared else "buffer"
+        if self._again:
+            return
         self.parameters.append(Parameter(name, n_elements, dtype, Role.ADAPTER, False, storage=storage))
 
     def add(
@@ -318,23 +328,35 @@ class LayerBuilder:
 
         A tied weight keeps the layout of the table that it shares: output rank first.
         """
+        self._again = bool(linear.alias)
+        output = self._linear(linear)
+        self._again = False
+        return output
+
+    def _linear(self, linear: Linear) -> str:
         if self._adapters:
             linear = self._adapters.before(self, linear)
         name, tied = linear.name, linear.weight_tied_to
         ranks = (*linear.output, *linear.inner) if tied else (*linear.inner, *linear.output)
-        weight = self.weight(linear.module, "weight", ranks, tied, linear.part)
+        weight = self._linear_weight(linear, "weight", ranks, tied)
         inputs = (linear.input, self.access(weight))
         output = self.contraction(
             name, f"{name}_product", (*linear.kept, *linear.output), inputs, linear.group
         )
-        self.modules.append(Module(self.full_path(linear.module), "linear", not linear.adapts))
+        if not linear.alias:
+            self.modules.append(Module(self.full_path(linear.module), "linear", not linear.adapts))
         if self._adapters:
             output = self._adapters.linear(self, linear, output)
         if not linear.bias:
             return output
-        bias = self.weight(linear.module, "bias", linear.output, linear.bias_tied_to, linear.part)
+        bias = self._linear_weight(linear, "bias", linear.output, linear.bias_tied_to)
         inputs = (self.access(output), self.access(bias))
         return self.pointwise(f"{name}_bias", f"{name}_out", inputs, "add", group=linear.group)
+
+    def _linear_weight(self, linear: Linear, parameter: str, ranks: tuple[str, ...], tied_to: str) -> str:
+        if linear.alias:
+            return word(f"{linear.module}.{parameter}")
+        return self.weight(linear.module, parameter, ranks, tied_to, linear.part)
 
     def build(self, output: str) -> Graph:
         """The graph with `output` and the kept tensors live-out."""

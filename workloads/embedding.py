@@ -24,8 +24,9 @@ class Embedding:
 
     Position p reads row p + `position_offset`. Rows of a `table_width` other than the model's go through
     the linear module `project`. Rows are multiplied by `scale`. `n_angles` rotary angles per position are
-    computed by a matrix product where the reference does so. `token_types` is a second table of rows that
-    are added. `tied_to` names the parameter whose storage the table shares.
+    computed by a matrix product where the reference does so, `n_angle_products` times. `token_types` is a
+    second table of rows that are added. `tied_to` names the parameter whose storage the table shares. With
+    `projects_sum` the sum of all rows is projected, not the tokens' alone; a norm over `w` stands before it.
     """
 
     table: str
@@ -42,6 +43,10 @@ class Embedding:
     n_token_types: int = 0
     tied_to: str = ""
     relative: RelativeBias | None = None
+    n_angle_products: int = 1
+    frozen_positions: bool = False
+    projects_sum: bool = False
+    project_bias: bool = False
 
     def fill(self, builder: LayerBuilder) -> str:
         """Add the embedding of tokens[b, m]; returns x[b, m, d]."""
@@ -66,9 +71,9 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
     if spec.relative:
         score_bias(builder, spec.relative)
     if spec.n_angles and builder.run.lowering == "reference":
-        _multiply_angles(builder, spec.n_angles)
-    if spec.project:
-        x = builder.linear(Linear(spec.project, builder.access(x), ("d",), (width,)))
+        _multiply_angles(builder, spec.n_angles, spec.n_angle_products)
+    if spec.project and not spec.projects_sum:
+        x = _project(builder, spec, x)
     if spec.scale != 1.0:
         factor = (("scale", spec.scale),)
         source = (builder.access(x),)
@@ -77,15 +82,25 @@ def embed(builder: LayerBuilder, spec: Embedding) -> str:
         x = _add_token_types(builder, spec, x)
     if spec.positions:
         x = _add_positions(builder, spec, x)
-    return normalise(builder, builder.access(x), spec.norm) if spec.norm else x
+    early = spec.norm is not None and spec.norm.over == ("w",)
+    if spec.norm and early:
+        x = normalise(builder, builder.access(x), spec.norm)
+    if spec.project and spec.projects_sum:
+        x = _project(builder, spec, x)
+    return normalise(builder, builder.access(x), spec.norm) if spec.norm and not early else x
+
+
+def _project(builder: LayerBuilder, spec: Embedding, x: str) -> str:
+    return builder.linear(Linear(spec.project, builder.access(x), ("d",), ("w",), spec.project_bias))
 
 
 def _add_token_types(builder: LayerBuilder, spec: Embedding, x: str) -> str:
     builder.rank("y", spec.n_token_types)
+    width = builder.ranks_of(x)[-1]
     types = builder.input("token_types", ("b", "m"), Role.INDEX)
-    table = builder.weight(spec.token_types, "weight", ("y", "d"))
-    inputs = (builder.access(types), Access(table, (Index(), Index.of("d"))))
-    rows = builder.gather(word(spec.token_types), "type_rows", ("b", "m", "d"), inputs)
+    table = builder.weight(spec.token_types, "weight", ("y", width))
+    inputs = (builder.access(types), Access(table, (Index(), Index.of(width))))
+    rows = builder.gather(word(spec.token_types), "type_rows", ("b", "m", width), inputs)
     builder.modules.append(Module(builder.full_path(spec.token_types), "embedding"))
     terms = (builder.access(x), builder.access(rows))
     return builder.pointwise("token_types_add", "typed", terms, "add", group="embedding")
@@ -93,20 +108,30 @@ def _add_token_types(builder: LayerBuilder, spec: Embedding, x: str) -> str:
 
 def _add_positions(builder: LayerBuilder, spec: Embedding, x: str) -> str:
     builder.rank("p", spec.n_positions)
-    table = builder.weight(spec.positions, "weight", ("p", "d"))
+    width = builder.ranks_of(x)[-1]
     row = shifted("m", builder.run.cache + spec.position_offset)
-    inputs = (builder.access(x), Access(table, (row, Index.of("d"))))
+    if spec.frozen_positions:
+        builder.parameter(spec.positions, "weight", builder.size(("p", width)), frozen=True)
+        table = builder.input("position_table", ("p", width), Role.WEIGHT)
+    else:
+        table = builder.weight(spec.positions, "weight", ("p", width))
+    inputs = (builder.access(x), Access(table, (row, Index.of(width))))
     return builder.pointwise("positions", "placed", inputs, "add", group="embedding")
 
 
-def _multiply_angles(builder: LayerBuilder, n_angles: int) -> None:
+def _multiply_angles(builder: LayerBuilder, n_angles: int, n_products: int) -> None:
     """angles[m, a] = positions[m, o] * frequencies[o, a], o = 1: the outer product as the library runs it."""
     for rank, size in (("o", 1), ("a", n_angles)):
         builder.rank(rank, size)
     positions = builder.input("positions_column", ("m", "o"), Role.INDEX)
     frequencies = builder.input("frequencies", ("o", "a"))
     inputs = (builder.access(positions), builder.access(frequencies))
-    builder.keep(builder.contraction("rotary_angles", "angles", ("m", "a"), inputs, "bmm"))
+    angles = builder.tensor("angles", ("m", "a"), Role.ACTIVATION)
+    builder.add(
+        "rotary_angles", Kind.CONTRACTION, builder.access(angles), inputs, function="mul", reduce="sum",
+        group="bmm", repeat=n_products,
+    )  # fmt: skip
+    builder.keep(angles)
 
 
 def score_bias(builder: LayerBuilder, spec: RelativeBias) -> None:

@@ -14,7 +14,7 @@ class Experts:
     """`top_k` of `n_experts` gated networks per token; no capacity, no token is dropped.
 
     `router` scores the experts with `scoring`. `shared` runs on every token beside them, times the sigmoid
-    of the linear module `shared_gate` if there is one.
+    of the linear module `shared_gate` if there is one. With `bias` the router and each expert add one.
     """
 
     path: str
@@ -26,6 +26,7 @@ class Experts:
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     shared: FeedForward | None = None
     shared_gate: str = ""
+    bias: bool = False
 
 
 def mix_experts(builder: LayerBuilder, x: str, spec: Experts) -> str:
@@ -74,6 +75,9 @@ def _route(builder: LayerBuilder, x: str, spec: Experts) -> tuple[str, str]:
     weight = builder.weight(module, "weight", ("d", "x"))
     inputs = (builder.access(x), builder.access(weight))
     logits = builder.contraction(word(module), "router_logits", ("b", "m", "x"), inputs, "linear")
+    if spec.bias:
+        terms = (builder.access(logits), builder.access(builder.weight(module, "bias", ("x",))))
+        logits = builder.pointwise(f"{word(module)}_bias", "router_biased", terms, "add")
     source = (builder.access(logits),)
     scores = builder.pointwise("router_scores", "expert_scores", source, spec.scoring, group="expert")
     ranks = ("b", "m", "k")
@@ -104,9 +108,18 @@ def _expert_product(
     weight = builder.input(f"experts_{name}", ranks, Role.WEIGHT)
     selected = Access(weight, (Index(), *map(Index.of, (*inner, *output))))
     inputs = (x, selected, builder.access(chosen))
-    return builder.contraction(
+    product = builder.contraction(
         f"expert_{name}", f"expert_{name}_out", ("b", "m", "k", *output), inputs, "expert"
     )
+    if not spec.bias:
+        return product
+    builder.parameter(module, f"{name}_proj_bias", builder.size(("x", *output)))
+    rows = builder.input(f"experts_{name}_bias", ("x", *output), Role.WEIGHT)
+    terms = (builder.access(product), Access(rows, (Index(), *map(Index.of, output))), builder.access(chosen))
+    return builder.pointwise(
+        f"expert_{name}_bias", f"expert_{name}_biased", terms, "add", ranks=("b", "m", "k", *output),
+        group="expert",
+    )  # fmt: skip
 
 
 def _combine(builder: LayerBuilder, outputs: str, shares: str) -> str:

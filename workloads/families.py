@@ -13,6 +13,7 @@ _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
         "phi3", "starcoder2", "olmo", "gemma2", "gemma3_text", "qwen2_moe", "qwen3_moe", "olmoe",
     ),
     "families_deepseek": ("deepseek_v2", "deepseek_v3"),
+    "families_encoders": ("albert", "electra", "deberta-v2", "modernbert"),
     "families_gpt": ("gpt2", "opt"),
     "families_llama": ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi"),
     "families_mamba": ("mamba",),

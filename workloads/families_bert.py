@@ -132,16 +132,7 @@ def _each_token(
 def _encoder(model_type: str, config: BertConfig, offset: int, head: Head) -> Transformer:
     """The encoder that BERT and RoBERTa share; positions start at row `offset`."""
     prefix = "bert" if model_type == "bert" else "roberta"
-    heads, epsilon = config.num_attention_heads, config.layer_norm_eps
-    attention = Attention(
-        "attention", heads, heads, config.hidden_size // heads, "output.dense",
-        query="self.query", key="self.key", value="self.value",
-        qkv_bias=True, output_bias=True, causal=False, cached=False,
-    )  # fmt: skip
-    inner = FeedForward(
-        "", config.intermediate_size, "intermediate.dense", "output.dense", config.hidden_act, bias=True
-    )
-    norms = (layer_norm("attention.output.LayerNorm", epsilon), layer_norm("output.LayerNorm", epsilon))
+    epsilon = config.layer_norm_eps
     table = f"{prefix}.embeddings"
     return Transformer(
         model_type=model_type,
@@ -153,11 +144,26 @@ def _encoder(model_type: str, config: BertConfig, offset: int, head: Head) -> Tr
             position_offset=offset, norm=layer_norm(f"{table}.LayerNorm", epsilon),
             token_types=f"{table}.token_type_embeddings", n_token_types=config.type_vocab_size,
         ),
-        blocks=((Block(attention, inner, *norms, "post"), config.num_hidden_layers),),
+        blocks=((bert_block(config), config.num_hidden_layers),),
         final_norm=None,
         head=head,
         max_positions=config.max_position_embeddings - offset,
     )  # fmt: skip
+
+
+def bert_block(config: BertConfig) -> Block:
+    """BERT's layer, norms behind the sums."""
+    heads, epsilon = config.num_attention_heads, config.layer_norm_eps
+    attention = Attention(
+        "attention", heads, heads, config.hidden_size // heads, "output.dense",
+        query="self.query", key="self.key", value="self.value",
+        qkv_bias=True, output_bias=True, causal=False, cached=False,
+    )  # fmt: skip
+    inner = FeedForward(
+        "", config.intermediate_size, "intermediate.dense", "output.dense", config.hidden_act, bias=True
+    )
+    norms = (layer_norm("attention.output.LayerNorm", epsilon), layer_norm("output.LayerNorm", epsilon))
+    return Block(attention, inner, *norms, "post")
 
 
 def _distilbert(config: DistilBertConfig, task: str) -> Transformer:
@@ -202,7 +208,7 @@ def _distilbert_head(config: DistilBertConfig, task: str) -> Head | None:
     return Head("vocab_projector", config.vocab_size, table, True, stages=(stage,))
 
 
-_TARGETS: Mapping[str, str] = {
+TARGETS: Mapping[str, str] = {
     "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
     "o": "attention.output.dense",
     "up": "intermediate.dense", "down": "output.dense",
@@ -210,11 +216,11 @@ _TARGETS: Mapping[str, str] = {
 
 
 def _roberta_family(model_type: str) -> Family[RobertaConfig]:
-    return Family(RobertaConfig, lambda values, task: _roberta(model_type, values, task), _TARGETS)
+    return Family(RobertaConfig, lambda values, task: _roberta(model_type, values, task), TARGETS)
 
 
 FAMILIES: Mapping[str, Family[Any]] = {
-    "bert": Family(BertConfig, _bert, _TARGETS),
+    "bert": Family(BertConfig, _bert, TARGETS),
     "roberta": _roberta_family("roberta"),
     "xlm-roberta": _roberta_family("xlm-roberta"),
     "distilbert": Family(

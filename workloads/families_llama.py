@@ -248,13 +248,13 @@ def decoder(
 ) -> Transformer:
     """A stack of rotary blocks behind a table of tokens, with the head that the task wants."""
     table = "model.embed_tokens"
-    n_angles = angle_sets * blocks[0][0].attention.rotary_dim // 2 if config.multiplies_angles else 0
+    n_angles = blocks[0][0].attention.rotary_dim // 2 if config.multiplies_angles else 0
     tied = config.tie_word_embeddings
     return Transformer(
         model_type=model_type,
         width=config.hidden_size,
         path="model.layers",
-        embedding=Embedding(table, config.vocab_size, scale=scale, n_angles=n_angles),
+        embedding=Embedding(table, config.vocab_size, scale=scale, n_angles=n_angles, n_angle_products=angle_sets),
         blocks=blocks,
         final_norm=final_norm,
         head=text_head(config, task, config.vocab_size, table, tied=tied, bias=head_bias),

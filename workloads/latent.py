@@ -35,6 +35,7 @@ class LatentAttention:
     keys_rank: str = "n"
     biased: bool = False
     softcap: None = None
+    sinks: bool = False
 
     @property
     def n_kv_heads(self) -> int:

@@ -129,13 +129,15 @@ class _Lowering:
             return layer.fill(builder, builder.input("x", layer.input_ranks))
 
         whole = count == part.stack.n_layers
-        for adapters, start, n_layers in self._runs(part, path, fill, first, count):
+        sets = part.stack.n_parameter_sets or count
+        for adapters, start, n_sets in self._runs(part, path, fill, first, sets):
+            n_layers = n_sets * count // sets
             name = "block" if whole and n_layers == count else f"block_{start}"
             key = (layer, adapters)
             if key not in built:
                 builder = self._builder(part, "block", path, adapters)
                 built[key] = (builder.build(fill(builder)), builder)
-            self._take(part.prefix + name, built[key], n_layers)
+            self._take(part.prefix + name, built[key], n_layers, n_sets)
 
     def _runs(
         self, part: Part, path: str, fill: _Fill, first: int, count: int
@@ -169,11 +171,14 @@ class _Lowering:
         self.modules.update(dict.fromkeys(builder.modules))
         return tuple(builder.modules)
 
-    def _take(self, name: str, built: tuple[Graph, LayerBuilder], count: int) -> None:
+    def _take(
+        self, name: str, built: tuple[Graph, LayerBuilder], count: int, n_sets: int | None = None
+    ) -> None:
+        """Add `count` equal layers with `n_sets` sets of parameters, one each where not stated."""
         graph, builder = built
         opens = name.endswith("embed")
         self.steps.append(Step(LayerClass(name, graph, count), tuple(builder.trained), opens))
-        for parameter in times(builder.parameters, count):
+        for parameter in times(builder.parameters, n_sets or count):
             if parameter.storage == "shared_buffer":
                 self._share_buffer(parameter)
             else:

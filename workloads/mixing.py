@@ -39,6 +39,8 @@ class Form(Protocol):
     def biased(self) -> bool: ...
     @property
     def softcap(self) -> float | None: ...
+    @property
+    def sinks(self) -> bool: ...
 
 
 def mix(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> str:
@@ -48,7 +50,7 @@ def mix(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> s
     """
     if builder.run.attention == "three_pass":
         return _three_passes(builder, heads, form, mask)
-    if form.biased or form.softcap:
+    if form.biased or form.softcap or form.sinks:
         raise InputError("attention 'one_pass' does not know what this model does to its scores")
     return _one_pass(builder, heads, form, mask)
 
@@ -72,12 +74,19 @@ def _three_passes(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | 
         )
     scores = builder.access(score)
     top = builder.reduction(f"{p}row_max", f"{p}maxima", row, (scores,), "max", group="attention", mask=mask)
+    if form.sinks:
+        sink = builder.access(builder.weight("self_attn", "sinks", ("h",)))
+        terms = (builder.access(top), sink)
+        top = builder.pointwise(f"{p}sink_max", f"{p}sink_maxima", terms, "max", group="attention")
     inputs = (scores, builder.access(top))
     raised = builder.pointwise(f"{p}exponent", f"{p}exponents", inputs, "exp", group="attention", mask=mask)
     exponents = builder.access(raised)
     total = builder.reduction(
         f"{p}row_sum", f"{p}sums", row, (exponents,), "sum", group="attention", mask=mask
     )
+    if form.sinks:
+        sums = (builder.access(total), sink, builder.access(top))
+        total = builder.pointwise(f"{p}sink_sum", f"{p}sink_sums", sums, "exp_add", group="attention")
     inputs = (exponents, builder.access(total))
     shares = builder.pointwise(f"{p}normalise", f"{p}shares", inputs, "div", group="attention", mask=mask)
     factors = (builder.access(shares), heads.value(n, shared, Index.of("f")))

@@ -56,8 +56,8 @@ class Targets:
     def _has_layer(self, path: str) -> bool:
         if self.layers is None:
             return True
-        patterns = [rf".*\.{pattern}\.(\d+)\." for pattern in self.layers_pattern]
-        for pattern in patterns or [r".*\.[^.]*\.(\d+)\."]:
+        patterns = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in self.layers_pattern]
+        for pattern in patterns or [r".*?\.[^.]*\.(\d+)\."]:
             if found := re.match(pattern, path):
                 return int(found.group(1)) in self.layers
         return False

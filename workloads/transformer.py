@@ -106,6 +106,8 @@ class Transformer:
     max_positions: int | None = None  # tokens that fit; None: no limit
     #: Names that older releases gave to modules: (now, then), the stack's path first.
     old_names: tuple[tuple[str, str], ...] = ()
+    #: Layers that hold parameters, which all layers share in turn; None: each has its own.
+    n_parameter_sets: int | None = None
 
     @property
     def decodes(self) -> bool:
