@@ -86,15 +86,20 @@ def read_onnx(file: Path) -> OnnxModel:
         dims = tuple(sparse.dims)
         constants[sparse.values.name] = StoredTensor(sparse.values.name, sparse.values.data_type, dims, None)
     nodes = [_node(proto, number, source) for number, proto in enumerate(protos)]
-    inputs = tuple(
-        _graph_input(value, source) for value in graph.input if value.name not in constants
-    )
+    inputs = tuple(_graph_input(value, source) for value in graph.input if value.name not in constants)
     outputs = tuple(dict.fromkeys(value.name for value in graph.output))
     if not outputs:
         raise InputError(f"{source}: the graph has no output")
     ordered = _in_order(nodes, [*constants, *(value.name for value in inputs)], outputs, source)
     return OnnxModel(
-        source, opsets.get("", 1), tuple(opsets.items()), model.ir_version, ordered, constants, inputs, outputs
+        source,
+        opsets.get("", 1),
+        tuple(opsets.items()),
+        model.ir_version,
+        ordered,
+        constants,
+        inputs,
+        outputs,
     )
 
 

@@ -8,6 +8,7 @@ from onnx import AttributeProto, FunctionProto, NodeProto
 from tilewright.dataflow.errors import InputError
 
 _MAX_DEPTH = 32
+_MAX_BYTES = 2**28  # of nodes put in place: long names in a body that is called often add up
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +27,31 @@ def inline(
 ) -> list[NodeProto]:
     """The nodes with each call of a function replaced by its body, in order.
 
-    Raises InputError for more than `max_nodes` nodes or calls nested deeper than 32, recursion included.
+    Raises InputError for more than `max_nodes` nodes, for too many bytes of them, and for calls nested deeper than
+    32, recursion included.
     """
     known = {(function.domain, function.name): function for function in functions}
     pending = [_Call(node, {}, "", {}, 0) for node in nodes][::-1]
     placed: list[NodeProto] = []
-    n_calls = 0
+    n_calls = n_bytes = 0
     while pending:
         call = pending.pop()
-        node = _in_place(call, source) if call.depth else call.node
+        node = call.node
+        if call.depth:
+            node = _in_place(call)
+            n_bytes += node.ByteSize()
         function = known.get((node.domain, node.op_type))
         if function is None:
             placed.append(node)
         else:
             if call.depth >= _MAX_DEPTH:
-                raise InputError(f"{source}: function {node.op_type!r} is nested deeper than {_MAX_DEPTH} calls")
+                raise InputError(
+                    f"{source}: function {node.op_type!r} is nested deeper than {_MAX_DEPTH} calls"
+                )
             n_calls += 1
             pending.extend(reversed(_body(function, node, call.depth + 1, n_calls, source)))
-        if len(placed) + len(pending) > max_nodes:
-            raise InputError(f"{source}: more than {max_nodes} nodes")
+        if len(placed) + len(pending) > max_nodes or n_bytes > _MAX_BYTES:
+            raise InputError(f"{source}: more than {max_nodes} nodes, or {_MAX_BYTES} bytes of them")
     return placed
 
 
@@ -56,11 +63,11 @@ def _body(function: FunctionProto, node: NodeProto, depth: int, number: int, sou
     names.update((inner, outer) for inner, outer in zip(function.output, node.output, strict=False) if outer)
     attributes = {attribute.name: attribute for attribute in function.attribute_proto}
     attributes.update((attribute.name, attribute) for attribute in node.attribute)
-    prefix = f"{node.name or node.op_type}.{number}."
+    prefix = f"call{number}."
     return [_Call(inner, names, prefix, attributes, depth) for inner in function.node]
 
 
-def _in_place(call: _Call, source: str) -> NodeProto:
+def _in_place(call: _Call) -> NodeProto:
     """The node of a body with the caller's names and attributes."""
     node = NodeProto()
     node.CopyFrom(call.node)

@@ -21,7 +21,7 @@ _HALF_BYTE_TYPES = {
 }
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 #: The field that holds the values of a type where they are not raw, and how many entries make an element.
-_ENTRIES = {TensorProto.COMPLEX64: 2, TensorProto.COMPLEX128: 2}
+_ENTRIES: dict[int, int] = {TensorProto.COMPLEX64: 2, TensorProto.COMPLEX128: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,9 @@ def _external(tensor: TensorProto, folder: Path, label: str) -> bool:
         offset, length = (int(entries.get(key) or 0) for key in ("offset", "length"))
     except ValueError:
         raise InputError(f"{label}: offset and length of its data must be whole numbers") from None
-    n_bytes = _raw_bytes(tensor.data_type, prod(tensor.dims)) if tensor.data_type != TensorProto.STRING else -1
+    n_bytes = (
+        _raw_bytes(tensor.data_type, prod(tensor.dims)) if tensor.data_type != TensorProto.STRING else -1
+    )
     if offset < 0 or (length and length != n_bytes):
         raise InputError(f"{label}: its data take {n_bytes} bytes, got offset {offset} and length {length}")
     try:

@@ -98,10 +98,12 @@ def load_workload(
     adapter_mode: str = "unmerged",
     attention: str | None = None,
     name: str | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> Workload:
     """The workload of one phase of a model.
 
-    model: a preset, a config.json or its folder. adapter: a preset, an adapter_config.json or its
+    model: a preset, a config.json or its folder, or an .onnx file, whose symbolic dimensions `dims` binds
+    besides the sizes of the run. adapter: a preset, an adapter_config.json or its
     folder; "unmerged" it runs beside the weights, "merged" it is folded into them, "none" leaves it out
     but for the task that it states. `seq` is the tokens computed per sequence (512 in prefill, 1 in
     decode where not stated), `cache` those that are held before. An encoder-decoder takes the encoder's
@@ -110,6 +112,12 @@ def load_workload(
     "last" in the hardware's lowering of a decoder and else "all" where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
+    if str(model).lower().endswith(".onnx"):
+        onnx_sizes = Sizes(batch, seq, decoder_seq, cache, image)
+        onnx_terms = _Terms(phase, lowering, logits, attention or "three_pass")
+        return _from_onnx(Path(model), onnx_terms, onnx_sizes, precision, adapter, name, dims)
+    if dims:
+        raise InputError(f"dims bind dimensions of an .onnx file, {str(model)!r} is none")
     values, source, model_name = _model_values(model)
     model_type, family = family_of(values, source)
     stated = _read_adapter(adapter)
@@ -134,6 +142,31 @@ def load_workload(
         parameters = tuple(replace(parameter, trainable=False) for parameter in parameters)
     label = name or _label(model_name, run)
     return Workload(label, model_type, run, str(adapter or ""), mode, network, parameters)
+
+
+def _from_onnx(
+    file: Path,
+    terms: "_Terms",
+    sizes: Sizes,
+    precision: Precision | Mapping[str, str] | None,
+    adapter: str | Path | None,
+    name: str | None,
+    dims: Mapping[str, int] | None,
+) -> Workload:
+    """The workload of an ONNX file; what reads such files is imported only for one."""
+    from tilewright.workloads.onnx_dims import OnnxTerms
+    from tilewright.workloads.onnx_workload import load_onnx
+
+    refused = {
+        "adapter": adapter,
+        "logits": "last" if terms.logits == "last" else "",
+        "attention": "" if terms.attention == "three_pass" else terms.attention,
+    }
+    onnx_terms = OnnxTerms(sizes.batch, sizes.seq, sizes.decoder_seq, sizes.cache, sizes.image, dims)
+    run, network, parameters = load_onnx(
+        file, onnx_terms, Precision.of(precision), terms.phase, terms.lowering, refused
+    )
+    return Workload(name or _label(file.stem, run), "onnx", run, "", "none", network, parameters)
 
 
 def _read_adapter(adapter: str | Path | None) -> "Adapter | None":
