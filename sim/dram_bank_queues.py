@@ -98,7 +98,8 @@ def _offer(m: Any, out: Any, requests: Any, offer_tick: Any) -> None:
         kind = requests[3, p]
         tag = requests[2, p]
         if m[at.SCALAR, at.N_READS + kind] >= m[at.FIXED, at.READ_QUEUE + kind]:
-            m[at.SCALAR, at.NEXT_OFFER] = at.NEVER
+            if m[at.FIXED, at.LOAD] != at.SINGLE:
+                m[at.SCALAR, at.NEXT_OFFER] = at.NEVER  # room comes with a command; then this is asked again
             break
         if m[at.FIXED, at.LOAD] == at.SINGLE:
             m[at.SCALAR, at.NEXT_OFFER] = at.NEVER if kind == 0 else now + 1
@@ -284,16 +285,8 @@ def _refresh_step(m: Any, out: Any, held_rank: int, now: int) -> bool:
 
 
 @kernel
-def _dispatch(m: Any) -> bool:
-    """Move the oldest request that finds room to its bank's queue; True when one has moved."""
-    if m[at.SCALAR, at.DRAIN_LEFT] == 0:
-        n_writes = m[at.SCALAR, at.N_WRITES]
-        idle = m[at.SCALAR, at.N_COMMANDS] == 0
-        if n_writes >= m[at.FIXED, at.WRITE_QUEUE] or (n_writes > _WRITES_LEFT_ALONE and idle):
-            m[at.SCALAR, at.DRAIN_LEFT] = n_writes
-    kind = 1 if m[at.SCALAR, at.DRAIN_LEFT] > 0 else 0
-    if m[at.SCALAR, at.N_READS + kind] == 0:
-        return False
+def _oldest_with_room(m: Any, kind: int) -> int:
+    """The bank of the oldest request of a kind whose command queue has room, -1 for none."""
     best = -1
     oldest = at.NEVER
     for b in range(m[at.FIXED, at.N_BANKS]):
@@ -301,15 +294,33 @@ def _dispatch(m: Any) -> bool:
         if i >= 0 and m[at.QUEUED, b] < m[at.FIXED, at.BANK_QUEUE] and m[at.SEQ, i] < oldest:
             oldest = m[at.SEQ, i]
             best = b
+    return best
+
+
+@kernel
+def _dispatch(m: Any) -> bool:
+    """Move the oldest request that finds room to its bank's queue; True when anything has changed."""
+    if m[at.SCALAR, at.DRAIN_LEFT] == 0:
+        n_writes = m[at.SCALAR, at.N_WRITES]
+        idle = m[at.SCALAR, at.N_COMMANDS] == 0
+        if n_writes >= m[at.FIXED, at.WRITE_QUEUE] or (n_writes > _WRITES_LEFT_ALONE and idle):
+            m[at.SCALAR, at.DRAIN_LEFT] = n_writes
+    kind = 1 if m[at.SCALAR, at.DRAIN_LEFT] > 0 else 0
+    best = _oldest_with_room(m, kind)
+    if best >= 0 and kind == 1:
+        tag = m[at.TAG, m[at.HEAD + 1, best]]
+        waits_ahead = waits(m, 0, best, tag, at.TAG)
+        if waits_ahead or _find(m, best, 0, tag) >= 0:
+            m[at.SCALAR, at.DRAIN_LEFT] = 0  # a read of the same burst goes first
+            if not waits_ahead:
+                return True
+            kind = 0
+            best = _oldest_with_room(m, 0)
+        else:
+            m[at.SCALAR, at.DRAIN_LEFT] -= 1
     if best < 0:
         return False
     i = m[at.HEAD + kind, best]
-    if kind == 1:
-        tag = m[at.TAG, i]
-        if waits(m, 0, best, tag, at.TAG) or _find(m, best, 0, tag) >= 0:
-            m[at.SCALAR, at.DRAIN_LEFT] = 0  # the read goes first
-            return True
-        m[at.SCALAR, at.DRAIN_LEFT] -= 1
     _unlink(m, at.HEAD + kind, at.TAIL + kind, best, i)
     m[at.SCALAR, at.N_READS + kind] -= 1
     _link(m, at.COMMAND_HEAD, at.COMMAND_TAIL, best, i)

@@ -123,7 +123,7 @@ def best_active(m: Any, now: int) -> int:
     """
     best = -1
     earliest = at.NEVER
-    mode = m[at.SCALAR, at.WRITE_MODE]
+    mode = m[at.SCALAR, at.WRITE_MODE] if m[at.SCALAR, at.N_WRITES] > 0 else 0
     turn = at.NEVER
     ordered = m[at.FIXED, at.IN_ORDER] != 0 and m[at.SCALAR, at.N_PENDING] == 0
     if ordered and m[at.SCALAR, at.N_ACTIVE] > 0:

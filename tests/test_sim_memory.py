@@ -281,3 +281,25 @@ def test_a_configuration_can_be_stated_by_fields() -> None:
     two_ranks = config_from_fields("two_ranks", row, sets)
     assert two_ranks.capacity_bytes == 2 * 16 * 1024 * 128 * 64
     assert simulate_trace(two_ranks, *_reads(0, 64, 128)).n_activates == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["d3_hbm2_ch_stock", "d3_ddr4_3200", "u280_hbm2", "hbm2_ch_bg_closed", "lpddr5_6400"]
+)
+@pytest.mark.parametrize("load", ["saturate", "single", ("paced", 70)])
+def test_reads_and_writes_of_the_same_bursts_come_to_an_end(name: str, load: object) -> None:
+    config = DramConfig.named(name)
+    random = np.random.default_rng(3)
+    bursts = random.integers(0, 2000, 3000)  # many repeats: reads that wait for writes and the reverse
+    result = simulate_trace(config, bursts * config.transaction_bytes, random.random(3000) < 0.5, load)  # type: ignore[arg-type]
+    assert 0 < result.n_cycles < 3000 * 200
+
+
+def test_a_controller_without_reordering_answers_reads_in_order() -> None:
+    config = DramConfig.named("u280_hbm2")
+    address = np.random.default_rng(5).integers(0, 1 << 16, 500) * 32
+    _, table = channel_requests(config, address, np.zeros(500, dtype=np.bool_))
+    channel = new_channel(config, at.SATURATE, n_requests=500)
+    run(channel, Requests(table, np.zeros(0, dtype=np.int64)), drain=True)
+    ends = channel.out[at.DONE, :500]
+    assert (np.diff(ends) > 0).all()
