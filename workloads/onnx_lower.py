@@ -49,9 +49,7 @@ def lower_nodes(builder: Builder) -> None:
             raise builder.refuse("control flow is not supported; export the model without it")
         function = _LOWERINGS.get(node.op)
         if function is None:
-            raise builder.refuse(
-                f"operator {node.op} is not supported{nearest(node.op, tuple(_LOWERINGS))}; fold it away or write a cascade"
-            )
+            raise builder.refuse(f"operator {node.op} is not supported{nearest(node.op, tuple(_LOWERINGS))}")
         for name in node.inputs:
             if (
                 name
