@@ -20,7 +20,7 @@ _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
     "families_neox": ("gpt_neox", "gptj", "gpt_neo", "bloom", "falcon"),
     "families_seq2seq": ("t5", "bart", "whisper"),
     "families_stages": ("swin", "convnext", "convnextv2", "resnet"),
-    "families_towers": ("clip",),
+    "families_towers": ("clip", "siglip"),
     "families_vit": ("vit", "deit", "dinov2", "beit"),
 }  # fmt: skip
 _MODULE_BY_TYPE = {name: module for module, names in _TYPES_BY_MODULE.items() for name in names}

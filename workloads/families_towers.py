@@ -1,7 +1,7 @@
-"""Families of two towers: CLIP."""
+"""Families of two towers: CLIP, SigLIP."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,7 +14,7 @@ from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import task_of
 from tilewright.workloads.norms import Norm, layer_norm
 from tilewright.workloads.patches import PatchEmbedding
-from tilewright.workloads.towers import TwoTower
+from tilewright.workloads.towers import AttentionPool, LastToken, Match, PooledMatch, TwoTower
 from tilewright.workloads.transformer import Entry, Transformer
 
 Pixels = Annotated[int, Field(gt=0, le=2**14)]
@@ -82,20 +82,21 @@ def _clip(config: ClipConfig, task: str) -> TwoTower:
     pooled = Norm("vision_model.post_layernorm", "layernorm", vision.layer_norm_eps, ("v",), bias=True)
     return TwoTower(
         model_type="clip",
-        text=_tower("text_model", text, tokens, final, text.max_position_embeddings),
-        vision=_tower("vision_model", vision, patches, None, None),
-        projection_width=config.projection_dim,
-        image_norm=pooled,
+        text=_tower("text_model", text, tokens, final, True, text.max_position_embeddings),
+        vision=_tower("vision_model", vision, patches, None, False, None),
+        match=Match(text.hidden_size, vision.hidden_size, pooled),
+        match_width=config.projection_dim,
     )
 
 
 def _tower(
-    prefix: str, config: _Tower, entry: Entry, final_norm: Norm | None, max_positions: int | None
-) -> Transformer:
+    prefix: str, config: _Tower, entry: Entry, final_norm: Norm | None, causal: bool,
+    max_positions: int | None,
+) -> Transformer:  # fmt: skip
     heads, width = config.num_attention_heads, config.hidden_size
     attention = Attention(
         "self_attn", heads, heads, width // heads, "out_proj", qkv_bias=True, output_bias=True,
-        causal=prefix == "text_model", cached=False,
+        causal=causal, cached=False,
     )  # fmt: skip
     inner = FeedForward("mlp", config.intermediate_size, "fc1", "fc2", config.hidden_act, bias=True)
     epsilon = config.layer_norm_eps
@@ -112,12 +113,87 @@ def _tower(
     )
 
 
-FAMILIES: Mapping[str, Family[Any]] = {
-    "clip": Family(
-        ClipConfig, _clip,
-        {
-            "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-            "o": "self_attn.out_proj", "up": "mlp.fc1", "down": "mlp.fc2",
-        },
-    ),
+class _SiglipText(_TextTower):
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_attention_heads: Width = 12
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: Epsilon = 1e-6
+    vocab_size: Rows = 32000
+    max_position_embeddings: Rows = 64
+    projection_size: Width | None = None
+
+    @property
+    def pooled_width(self) -> int:
+        return self.projection_size or self.hidden_size
+
+
+class _SiglipVision(_VisionTower):
+    patch_size: Pixels = 16
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: Epsilon = 1e-6
+    vision_use_head: Literal[True] = True
+
+
+class SiglipConfig(ConfigFile):
+    """`model_type` siglip; defaults are the library's class defaults."""
+
+    default_architecture: ClassVar[str] = "SiglipModel"
+    text_config: _SiglipText = Field(default_factory=_SiglipText)
+    vision_config: _SiglipVision = Field(default_factory=_SiglipVision)
+
+    @model_validator(mode="after")
+    def _pools_alike(self) -> "SiglipConfig":
+        text, vision = self.text_config.pooled_width, self.vision_config.hidden_size
+        if text != vision:
+            raise ValueError(
+                f"the text's projection_size {text} and the vision's hidden_size {vision} must be equal"
+            )
+        return self
+
+
+def _siglip(config: SiglipConfig, task: str) -> TwoTower:
+    """SigLIP (arXiv 2303.15343): the text is not causal, the image is pooled by attention."""
+    if task_of(config, task) != "FEATURE_EXTRACTION":
+        raise ValueError("only the model of both towers is supported")
+    text, vision = config.text_config, config.vision_config
+    tokens = Embedding(
+        "text_model.embeddings.token_embedding", text.vocab_size,
+        positions="text_model.embeddings.position_embedding", n_positions=text.max_position_embeddings,
+    )  # fmt: skip
+    patches = PatchEmbedding(
+        "vision_model.embeddings", vision.image_size, vision.image_size, vision.patch_size,
+        vision.num_channels, class_tokens=(), projection="patch_embedding",
+        positions="position_embedding.weight",
+    )  # fmt: skip
+    heads, width, pool = vision.num_attention_heads, vision.hidden_size, "vision_model.head"
+    looks = Attention(
+        f"{pool}.attention", heads, heads, width // heads, "out_proj", causal=False, cached=False,
+        from_encoder=True,
+    )  # fmt: skip
+    network = FeedForward(f"{pool}.mlp", vision.intermediate_size, "fc1", "fc2", vision.hidden_act, bias=True)
+    final = layer_norm("text_model.final_layer_norm", text.layer_norm_eps)
+    after = layer_norm("vision_model.post_layernorm", vision.layer_norm_eps)
+    return TwoTower(
+        model_type="siglip",
+        text=_tower("text_model", text, tokens, final, False, text.max_position_embeddings),
+        vision=_tower("vision_model", vision, patches, after, False, None),
+        match=PooledMatch(),
+        match_width=width,
+        text_end=LastToken("text_model.head", text.pooled_width),
+        vision_end=AttentionPool(
+            pool, looks, layer_norm(f"{pool}.layernorm", vision.layer_norm_eps), network
+        ),
+    )
+
+
+_TARGETS: Mapping[str, str] = {
+    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+    "o": "self_attn.out_proj", "up": "mlp.fc1", "down": "mlp.fc2",
 }  # fmt: skip
+
+
+FAMILIES: Mapping[str, Family[Any]] = {
+    "clip": Family(ClipConfig, _clip, _TARGETS),
+    "siglip": Family(SiglipConfig, _siglip, _TARGETS),
+}

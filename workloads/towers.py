@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 
 from tilewright.dataflow.operator import Access, Index
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, Linear
+from tilewright.workloads.attention import Attention
+from tilewright.workloads.builder import LayerBuilder, Linear, shifted
+from tilewright.workloads.feed_forward import FeedForward, feed_forward
+from tilewright.workloads.mixing import Heads, mix
 from tilewright.workloads.norms import Norm, normalise
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.run import Run
-from tilewright.workloads.transformer import Part, Transformer
+from tilewright.workloads.transformer import Entry, Part, Transformer
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +20,11 @@ class Match:
 
     text_width: int
     image_width: int
-    n_image_tokens: int
     image_norm: Norm
 
     def fill(self, builder: LayerBuilder) -> str:
         """Add the matching; `d` is the width of the projections. Returns logits[image, text]."""
-        sizes = {"w": self.text_width, "v": self.image_width, "n": self.n_image_tokens}
+        sizes = {"w": self.text_width, "v": self.image_width, "n": builder.run.encoder_seq}
         sizes["o"] = builder.size(("b",))  # texts beside images
         for rank, size in sizes.items():
             builder.rank(rank, size)
@@ -45,23 +47,116 @@ class Match:
     def _project(self, builder: LayerBuilder, module: str, state: str, width: str) -> str:
         """A projected state of length 1."""
         y = builder.linear(Linear(module, builder.access(state), ("d",), (width,)))
-        source = builder.access(y)
-        length = builder.reduction(
-            f"{module}_norm", f"{module}_length", ("b",), (source,), "l2", group="head"
+        return _unit(builder, module, y)
+
+
+@dataclass(frozen=True, slots=True)
+class PooledMatch:
+    """The products of all pairs of pooled states, scaled and shifted by learned numbers (SigLIP)."""
+
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the matching; `d` is the width of both pooled states. Returns logits[text, image]."""
+        builder.rank("o", builder.size(("b",)))  # images beside texts
+        texts, images = (
+            _unit(builder, name, builder.input(f"{name}_state", ("b", "d"))) for name in ("text", "image")
         )
-        terms = (source, builder.access(length))
-        return builder.pointwise(f"{module}_scale", f"{module}_unit", terms, "div", group="head")
+        pairs = (builder.access(texts), Access.of(images, "o", "d"))
+        product = builder.contraction("match", "similarities", ("b", "o"), pairs, "linear")
+        learned = []
+        for name in ("logit_scale", "logit_bias"):
+            builder.parameter("", name, 1)
+            learned.append(builder.access(builder.input(name, (), Role.WEIGHT)))
+        terms = (builder.access(product), *learned)
+        return builder.pointwise("match_scale", "logits", terms, "exp_scale_add", group="head")
+
+
+def _unit(builder: LayerBuilder, name: str, state: str) -> str:
+    """A state[b, d] divided by its length."""
+    source = builder.access(state)
+    length = builder.reduction(f"{name}_norm", f"{name}_length", ("b",), (source,), "l2", group="head")
+    terms = (source, builder.access(length))
+    return builder.pointwise(f"{name}_scale", f"{name}_unit", terms, "div", group="head")
+
+
+@dataclass(frozen=True, slots=True)
+class LastToken:
+    """A text's last state through a linear module of `width` rows."""
+
+    module: str
+    width: int
+
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the projection of x[b, m, d]; returns state[b, v]."""
+        builder.rank("v", self.width)
+        x = builder.input("x", ("b", "m", "d"))
+        last = Access(x, (Index.of("b"), Index(offset=builder.run.seq - 1), Index.of("d")))
+        return builder.linear(Linear(self.module, last, ("v",), ("d",), bias=True))
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPool:
+    """A learned query that looks at an image's states, and a network: y = a + network(norm a) (SigLIP).
+
+    `attention` is one to an encoder; one parameter holds the weights of its queries, keys and values.
+    """
+
+    path: str
+    attention: Attention
+    norm: Norm
+    network: FeedForward
+
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the pooling of image_states[b, l, d] by one query, m = 1; returns state[b, m, d]."""
+        heads = self.attention.n_heads
+        sizes = {"l": builder.run.encoder_seq, "h": heads, "s": 3, "o": 2}
+        sizes |= {"e": self.attention.head_dim, "f": self.attention.head_dim}
+        for rank, size in sizes.items():
+            builder.rank(rank, size)
+        weight = builder.weight(f"{self.path}.attention", "in_proj_weight", ("s", "d", "h", "e"))
+        bias = builder.weight(f"{self.path}.attention", "in_proj_bias", ("s", "h", "e"))
+        probe = builder.weight(self.path, "probe", ("m", "d"))
+        states = builder.input("image_states", ("b", "l", "d"))
+        query = self._project(builder, "query", Access.of(probe, "m", "d"), ("b", "m"), weight, bias)
+        both = self._project(builder, "key_value", builder.access(states), ("b", "l", "o"), weight, bias)
+        looks = Heads(
+            lambda token, head, channel: Access(query, (Index.of("b"), token, head, channel)),
+            lambda token, head, channel: Access(both, (Index.of("b"), token, Index(), head, channel)),
+            lambda token, head, channel: Access(both, (Index.of("b"), token, Index(offset=1), head, channel)),
+        )
+        mixed = builder.access(mix(builder, looks, self.attention, None))
+        output = f"{self.path}.attention.out_proj"
+        pooled = builder.linear(Linear(output, mixed, ("d",), ("h", "f"), bias=True))
+        inner = normalise(builder, builder.access(pooled), self.norm)
+        terms = (builder.access(pooled), builder.access(feed_forward(builder, inner, self.network)))
+        return builder.pointwise("pool_residual", "state", terms, "add", group="residual")
+
+    def _project(
+        self, builder: LayerBuilder, name: str, x: Access, kept: tuple[str, ...], weight: str, bias: str
+    ) -> str:
+        """The part of the weight that makes the query (s = 0), or keys and values (s = 1 + o)."""
+        part = shifted("o", 1) if "o" in kept else Index()
+        of_part = (part, Index.of("h"), Index.of("e"))
+        factors = (x, Access(weight, (part, Index.of("d"), *of_part[1:])))
+        ranks = (*kept, "h", "e")
+        product = builder.contraction(f"pool_{name}", f"pool_{name}_product", ranks, factors, "linear")
+        terms = (builder.access(product), Access(bias, of_part))
+        return builder.pointwise(f"pool_{name}_bias", f"pool_{name}_out", terms, "add", group="linear")
 
 
 @dataclass(frozen=True, slots=True)
 class TwoTower:
-    """`text` and `vision` run side by side; `match` needs both."""
+    """`text` and `vision` run side by side, each with its end if it has one; `match` needs both.
+
+    The match's `encoder_seq` is the tokens of the image.
+    """
 
     model_type: str
     text: Transformer
     vision: Transformer
-    projection_width: int
-    image_norm: Norm
+    match: Entry
+    match_width: int
+    text_end: Entry | None = None
+    vision_end: Entry | None = None
 
     @property
     def width(self) -> int:
@@ -89,16 +184,27 @@ class TwoTower:
 
     def parts(self, run: Run) -> tuple[Part, ...]:
         """Both towers and the match, or one tower in its own phase."""
-        text = Part(self.text, run, "text_")
-        vision = Part(self.vision, replace(run, seq=self.n_image_tokens), "vision_")
+        n_tokens = self.n_image_tokens
+        text = [Part(self.text, run, "text_")]
+        vision = [Part(self.vision, replace(run, seq=n_tokens), "vision_")]
+        if self.text_end:
+            text.append(Part(self._alone(self.text_end, self.text.width), run, "text_", "pool"))
+        if self.vision_end:
+            pooled = replace(run, seq=1, encoder_seq=n_tokens)
+            vision.append(Part(self._alone(self.vision_end, self.vision.width), pooled, "vision_", "pool"))
         match run.phase:
             case "prefill:text_tower":
-                return (text,)
+                return tuple(text)
             case "prefill:vision_tower":
-                return (vision,)
-        entry = Match(self.text.width, self.vision.width, self.n_image_tokens, self.image_norm)
-        stack = Transformer(self.model_type, self.projection_width, "", entry, (), None, None)
-        return (text, vision, Part(stack, run, "", "match"))
+                return tuple(vision)
+        ending = Part(
+            self._alone(self.match, self.match_width), replace(run, encoder_seq=n_tokens), "", "match"
+        )
+        return (*text, *vision, ending)
+
+    def _alone(self, entry: Entry, width: int) -> Transformer:
+        """A stack of nothing but its way in."""
+        return Transformer(self.model_type, width, "", entry, (), None, None)
 
     def all_parts(self, run: Run) -> tuple[Part, ...]:
         return self.parts(replace(run, phase="prefill"))
