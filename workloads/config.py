@@ -38,13 +38,23 @@ class ConfigFile(BaseModel):
         return self.num_labels or len(self.id2label or ()) or 2
 
     @property
+    def _release(self) -> tuple[int, int] | None:
+        """The release of the library that wrote the file."""
+        found = re.match(r"(\d{1,3})\.(\d{1,3})", self.transformers_version or "")
+        return (int(found[1]), int(found[2])) if found else None
+
+    @property
     def multiplies_angles(self) -> bool:
         """Whether the library that wrote the file computes rotary angles with a matrix product.
 
         Releases 4.48 to 4.57 do, once per model; later ones multiply elementwise.
         """
-        found = re.match(r"(\d{1,3})\.(\d{1,3})", self.transformers_version or "")
-        return found is not None and (4, 48) <= (int(found[1]), int(found[2])) < (5, 0)
+        return self._release is not None and (4, 48) <= self._release < (5, 0)
+
+    @property
+    def precedes_5(self) -> bool:
+        """Whether a release before 5 wrote the file."""
+        return self._release is not None and self._release < (5, 0)
 
 
 def also(name: str, *others: str) -> AliasChoices:

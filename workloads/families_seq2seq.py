@@ -143,6 +143,12 @@ class WhisperConfig(BartConfig):
     max_target_positions: Rows = 448
 
 
+class PegasusConfig(BartConfig):
+    """`model_type` pegasus; defaults are the library's class defaults."""
+
+    default_architecture: ClassVar[str] = "PegasusForConditionalGeneration"
+
+
 #: Rows before the first position in BART's tables of positions, and the library's fixed epsilon.
 _BART_POSITION_OFFSET, _EPSILON = 2, 1e-5
 
@@ -213,6 +219,28 @@ def _bart(config: BartConfig, task: str) -> EncoderDecoder:
     )
 
 
+def _pegasus(config: PegasusConfig, task: str) -> EncoderDecoder:
+    """Norms before attention and network; positions are sines, never trained."""
+    scale = sqrt(config.d_model) if config.scale_embedding else 1.0
+
+    def embedding(side: str) -> Embedding:
+        return Embedding(
+            f"model.{side}.embed_tokens", config.vocab_size, tied_to="model.shared.weight", scale=scale,
+            positions=f"model.{side}.embed_positions", n_positions=config.max_position_embeddings,
+            frozen_positions=True,
+        )  # fmt: skip
+
+    tied = "model.shared" if config.tie_word_embeddings else ""
+    head = _generates(config, task, Head("lm_head", config.vocab_size, tied))
+    traits, limit = _Traits(before=True), config.max_position_embeddings
+    return EncoderDecoder(
+        model_type="pegasus",
+        encoder=_stack("pegasus", config, traits, "encoder", embedding("encoder"), limit, None),
+        decoder=_stack("pegasus", config, traits, "decoder", embedding("decoder"), limit, head),
+        shared=("model.shared", config.vocab_size),
+    )
+
+
 def _whisper(config: WhisperConfig, task: str) -> EncoderDecoder:
     traits, n_tokens = _Traits(before=True, key_bias=False), config.max_source_positions
     frames = FrameEmbedding("model.encoder", config.num_mel_bins, n_tokens)
@@ -260,5 +288,6 @@ FAMILIES: Mapping[str, Family[Any]] = {
         },
     ),
     "bart": Family(BartConfig, _bart, _BART_TARGETS),
+    "pegasus": Family(PegasusConfig, _pegasus, _BART_TARGETS),
     "whisper": Family(WhisperConfig, _whisper, _BART_TARGETS),
 }  # fmt: skip

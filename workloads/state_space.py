@@ -1,6 +1,7 @@
 """Selective state spaces (Mamba, arXiv 2312.00752): a short convolution and a gated recurrence."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
@@ -26,6 +27,7 @@ class SelectiveScan:
     path: str = "mixer"
     bias: bool = False
     conv_bias: bool = True
+    channel: str = "j"
 
     @property
     def keeps_cache(self) -> bool:
@@ -51,7 +53,7 @@ class SelectiveScan:
         hidden, gate = (
             Access(both, (Index.of("b"), Index.of("m"), Index(offset=part), Index.of("j"))) for part in (0, 1)
         )
-        convolved = _convolve(builder, self, hidden)
+        convolved = convolve_causally(builder, self, hidden)
         scanned = _scan(builder, self, convolved)
         opened = builder.pointwise(
             "gate_activation", "gate_opened", (gate,), self.function, ranks=("b", "m", "j"), group="ssm"
@@ -62,8 +64,23 @@ class SelectiveScan:
         return residual(builder, "residual", "y_out", x, y)
 
 
-def _convolve(builder: LayerBuilder, spec: SelectiveScan, hidden: Access) -> str:
-    """function(conv(hidden) + bias)[b, m, j], each channel by itself; keeps the last `taps` inputs.
+class CausalConvolution(Protocol):
+    """A convolution of each channel by itself over this and earlier tokens; a layer of this module."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def taps(self) -> int: ...
+    @property
+    def function(self) -> str: ...
+    @property
+    def conv_bias(self) -> bool: ...
+    @property
+    def channel(self) -> str: ...
+
+
+def convolve_causally(builder: LayerBuilder, spec: CausalConvolution, hidden: Access) -> str:
+    """function(conv(hidden) + bias)[b, m, channel]; keeps the last `taps` inputs.
 
     Position o reads the inputs o + u - (taps - 1); those before the first token are the kept ones, or
     zero. The reference also computes positions that it drops: it pads both ends in prefill, and reads one
@@ -75,17 +92,18 @@ def _convolve(builder: LayerBuilder, spec: SelectiveScan, hidden: Access) -> str
     builder.rank("o", run.seq + extra)
     position = Index((IndexTerm("o"), IndexTerm("u")), -behind - first)
     module = f"{spec.path}.conv1d"
-    weight = builder.access(builder.weight(module, "weight", ("u", "j")))
+    j = spec.channel
+    weight = builder.access(builder.weight(module, "weight", ("u", j)))
     inputs = [Access(hidden.tensor, (hidden.indices[0], position, *hidden.indices[2:])), weight]
     past = []
     if run.cache:
-        kept = builder.input("conv_past", ("b", "u", "j"), Role.STATE)
-        past = [Access(kept, (Index.of("b"), Index(), Index.of("j")))]
-    output = builder.contraction(word(module), "convolved", ("b", "o", "j"), (*inputs, *past), "conv")
-    used = Access(output, (Index.of("b"), shifted("m", first), Index.of("j")))
-    ranks = ("b", "m", "j")
+        kept = builder.input("conv_past", ("b", "u", j), Role.STATE)
+        past = [Access(kept, (Index.of("b"), Index(), Index.of(j)))]
+    output = builder.contraction(word(module), "convolved", ("b", "o", j), (*inputs, *past), "conv")
+    used = Access(output, (Index.of("b"), shifted("m", first), Index.of(j)))
+    ranks = ("b", "m", j)
     if spec.conv_bias:
-        terms = (used, builder.access(builder.weight(module, "bias", ("j",))))
+        terms = (used, builder.access(builder.weight(module, "bias", (j,))))
         biased = builder.pointwise(
             f"{word(module)}_bias", "convolved_out", terms, "add", ranks=ranks, group="conv"
         )
@@ -96,9 +114,9 @@ def _convolve(builder: LayerBuilder, spec: SelectiveScan, hidden: Access) -> str
     )
 
 
-def _keep_inputs(builder: LayerBuilder, spec: SelectiveScan, hidden: Access, past: list[Access]) -> None:
+def _keep_inputs(builder: LayerBuilder, spec: CausalConvolution, hidden: Access, past: list[Access]) -> None:
     """The last `taps` inputs of the convolution, for the next step."""
-    kept = builder.tensor("conv_state", ("b", "u", "j"), Role.STATE)
+    kept = builder.tensor("conv_state", ("b", "u", spec.channel), Role.STATE)
     row = shifted("u", builder.run.seq - spec.taps)
     last = Access(hidden.tensor, (hidden.indices[0], row, *hidden.indices[2:]))
     builder.add("keep_conv", Kind.SCATTER, builder.access(kept), (*past, last), group="kv_cache")
