@@ -10,10 +10,10 @@ several of them need is read once and multicast.
 | weight | k x n | once per n fold | once | once per k fold | once per k fold after the first |
 | input  | k x m | once | once per m fold | once per k fold | once per k fold after the first |
 
-An array drains at the end of a leaf, so a leaf that continues an output tile (a reduction loop inside the
-tile's token that is not in its first iteration, or an accumulator tile given as a third read) reads C once
-more. A vector leaf reads, of every tile that it is given, the part that its loops point at, and writes
-likewise. What moves between PEs is no action of its own: `sim.energy` folds it into the MAC.
+A leaf that goes on with an output tile reads it once more; which leaves do is the rule of `sim.continuation`,
+which the engine's port times follow too. A vector leaf reads, of every tile that it is given, the part that its
+loops point at, and writes likewise. What moves between PEs is no action of its own: `sim.energy` folds it into
+the MAC.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,10 +32,10 @@ from tilewright.dataflow.program import (
     Program,
     Transfer,
     Unit,
-    cut_loops,
 )
 from tilewright.sim.architecture import Architecture, Component, MatrixArray, VectorUnit
-from tilewright.sim.arrays import shares
+from tilewright.sim.arrays import entries
+from tilewright.sim.continuation import reduced_ranks, starting_loops
 from tilewright.sim.trips import tile_classes, total_elements
 
 Key = TypeVar("Key")
@@ -199,17 +199,6 @@ def _array_of(component: Component) -> MatrixArray:
     return MatrixArray(component.name, 1, lanes, "output", (8, 8), 32)
 
 
-def _entries(array: MatrixArray, m: int, n: int, k: int) -> tuple[int, int, int]:
-    """How often A, B and C of one product pass the array's edge."""
-    part_m, part_n = shares(array, m, n)
-    if array.stationarity == "output":
-        return -(-part_n // array.cols), -(-part_m // array.rows), 1
-    k_folds = -(-k // array.rows)
-    if array.stationarity == "weight":
-        return -(-part_n // array.cols), 1, k_folds
-    return 1, -(-part_m // array.cols), k_folds
-
-
 def _transfer(nest: Nest, leaf: Transfer, traffic: _Traffic) -> int:
     """Bytes that cross the DRAM interface; the on-chip side is charged to `traffic`."""
     tile = dict(leaf.tile)
@@ -234,7 +223,7 @@ def _matrix(nest: Nest, leaf: Compute, array: MatrixArray, traffic: _Traffic) ->
     """MACs of a matrix nest; operands and results are charged to `traffic`."""
     macs = a_elements = b_elements = c_written = c_points = 0
     for count, b, m, n, k in _gemm_classes(nest.loops, leaf):
-        a_times, b_times, c_times = _entries(array, m, n, k)
+        a_times, b_times, c_times = entries(array, m, n, k)
         macs += count * b * m * n * k
         a_elements += count * b * m * k * a_times
         b_elements += count * b * k * n * b_times
@@ -242,9 +231,8 @@ def _matrix(nest: Nest, leaf: Compute, array: MatrixArray, traffic: _Traffic) ->
         c_points += count * b * m * n
     for port, elements in zip(nest.reads, (a_elements, b_elements), strict=False):
         traffic.read(port, elements)
-    kept = {*leaf.m_ranks, *leaf.n_ranks, *leaf.batch_ranks}
     for port in nest.writes[:1]:
-        starts = _starts(nest.loops, port.depth, kept)
+        starts = starting_loops(nest.loops, reduced_ranks(nest, port))
         c_started = (
             c_points
             if starts is nest.loops
@@ -284,7 +272,7 @@ def _vector(nest: Nest, leaf: Compute, traffic: _Traffic) -> tuple[tuple[str, in
     for port in nest.writes:
         written = _port_elements(nest.loops, nest.loops, port)
         traffic.write(port, written)
-        starts = _starts(nest.loops, port.depth, {rank for rank, _ in port.tile})
+        starts = starting_loops(nest.loops, reduced_ranks(nest, port))
         if starts is not nest.loops:
             traffic.read(port, written - _port_elements(nest.loops, starts, port))
     return tuple(totals.items())
@@ -304,20 +292,6 @@ def _sizes(tile: dict[str, int], shrunk: dict[str, int]) -> dict[str, int]:
     if not shrunk:
         return tile
     return {rank: min(size, shrunk.get(rank, size)) for rank, size in tile.items()}
-
-
-def _starts(loops: tuple[Loop, ...], depth: int, kept: set[str]) -> tuple[Loop, ...]:
-    """The loops of those leaves that begin a tile of the result; `loops` itself if all leaves do.
-
-    Loops inside `depth` over ranks that the result lacks are reductions: only their first iteration begins.
-    """
-    found = loops
-    for loop in loops[depth:]:
-        if loop.rank in kept or loop.trips == 1:
-            continue
-        rest = tuple(other for other in found if other.rank != loop.rank)
-        found = (Loop(loop.rank, loop.tile, loop.tile), *cut_loops(rest, loop, 0))
-    return found
 
 
 def _component(slots: Mapping[str, Component], slot: str, user: str) -> Component:

@@ -111,11 +111,19 @@ def streamed_elements(array: MatrixArray, m: int, n: int, k: int) -> tuple[int, 
     An operand that streams is read again for every fold that it passes; partial sums of a weight- or
     input-stationary array are written once per fold along k and read back for all but the first.
     """
+    a_times, b_times, c_times = entries(array, m, n, k)
+    return m * k * a_times, k * n * b_times, m * n * (2 * c_times - 1)
+
+
+def entries(array: MatrixArray, m: int, n: int, k: int) -> tuple[int, int, int]:
+    """How often A and B of one product are read, and C is written; C is read back once less often.
+
+    A leaf that goes on with a tile of C (`sim.continuation`) reads it once more.
+    """
     part_m, part_n = shares(array, m, n)
-    k_folds = -(-k // array.rows)
     if array.stationarity == "output":
-        return m * k * -(-part_n // array.cols), k * n * -(-part_m // array.rows), m * n
-    sums = m * n * (2 * k_folds - 1)
+        return -(-part_n // array.cols), -(-part_m // array.rows), 1
+    k_folds = -(-k // array.rows)
     if array.stationarity == "weight":
-        return m * k * -(-part_n // array.cols), k * n, sums
-    return m * k, k * n * -(-part_m // array.cols), sums
+        return -(-part_n // array.cols), 1, k_folds
+    return 1, -(-part_m // array.cols), k_folds

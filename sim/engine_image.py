@@ -116,7 +116,8 @@ DUE = 16  # turn at which that period should close, 0 if none is followed
 SKIPPED = 17
 PERIOD_ITERATIONS = 18
 PERIOD_CYCLES = 19
-LOOP_WORDS = 20
+GOES_ON = 20  # bits in the leaf's index from the second iteration on: tiles that its leaves go on with
+LOOP_WORDS = 21
 
 # A port.
 PORT_NEST = 0

@@ -185,12 +185,15 @@ def _complete(image: IntArray, nest: int) -> None:
 def _leaf(image: IntArray, nest: int) -> int:
     """The record of the nest's current leaf."""
     index = 0
+    begun = 0
     loop = image[nest + at.LOOPS]
     for _ in range(image[nest + at.N_LOOPS]):
+        if image[loop + at.ODOMETER] > 0:
+            begun |= image[loop + at.GOES_ON]
         if image[loop + at.FLAG] and image[loop + at.ODOMETER] == image[loop + at.FULL_TRIPS] - 1:
             index += image[loop + at.FLAG]
         loop += at.LOOP_WORDS
-    return int(image[nest + at.LEAVES] + index * at.LEAF_WORDS)
+    return int(image[nest + at.LEAVES] + (index + begun) * at.LEAF_WORDS)
 
 
 @kernel

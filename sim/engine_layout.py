@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from tilewright.dataflow.program import Loop, Nest, Port, Program, cut_loops
 from tilewright.sim import engine_image as at
+from tilewright.sim.continuation import continuations
 from tilewright.sim.engine_image import ImageBuilder, IntArray
 from tilewright.sim.engine_leaf import LeafCost
 
@@ -21,7 +22,7 @@ class Level:
     """One level of a nest's odometer: a loop, or neighbouring loops that act as one.
 
     `names` are the ranks of the loops. `flagged` is the loop whose last tile is smaller, `limited` the loop
-    whose trips the level `limiter` cuts.
+    whose trips the level `limiter` cuts. `goes_on` has bit i set where the nest's i-th continuation has its rank.
     """
 
     names: tuple[str, ...]
@@ -30,6 +31,7 @@ class Level:
     limited: Loop | None = None
     limiter: int = -1
     limiter_loop: Loop | None = None
+    goes_on: int = 0
 
 
 def levels_of(nest: Nest) -> tuple[list[Level], list[int]]:
@@ -44,6 +46,7 @@ def levels_of(nest: Nest) -> tuple[list[Level], list[int]]:
         loops = _without_idle_limits(loops)
     limiters = {loop.limit.of for loop in loops if loop.limit}
     depths = {port.depth for port in (*nest.reads, *nest.writes)}
+    going = continuations(nest)
     levels: list[Level] = []
     level_of_rank: dict[str, int] = {}
     above = [0]
@@ -51,12 +54,14 @@ def levels_of(nest: Nest) -> tuple[list[Level], list[int]]:
     for position, loop in enumerate(loops):
         flagged = loop.rank in tile_ranks and loop.remainder != loop.tile
         plain = not flagged and loop.limit is None and loop.rank not in limiters
+        goes_on = sum(1 << bit for bit, ranks in enumerate(going) if loop.rank in ranks)
         if position in depths:
             mergeable = False
         if loop.trips == 1:
             pass
-        elif plain and mergeable:
-            levels[-1] = Level((*levels[-1].names, loop.rank), levels[-1].trips * loop.trips)
+        elif plain and mergeable and levels[-1].goes_on == goes_on:
+            names = (*levels[-1].names, loop.rank)
+            levels[-1] = Level(names, levels[-1].trips * loop.trips, goes_on=goes_on)
         else:
             limiter = level_of_rank[loop.limit.of] if loop.limit else -1
             level_of_rank[loop.rank] = len(levels)
@@ -68,6 +73,7 @@ def levels_of(nest: Nest) -> tuple[list[Level], list[int]]:
                     loop if loop.limit else None,
                     limiter,
                     next(of for of in loops if of.rank == loop.limit.of) if loop.limit else None,
+                    goes_on,
                 )
             )
             mergeable = plain
@@ -153,7 +159,7 @@ class Layout:
     def _add_loops(self, nest: int, levels: Sequence[Level]) -> int:
         first = len(self.builder.words)
         limiters = {level.limiter for level in levels if level.limited}
-        flag = 1
+        flag, n_flags = 1, sum(level.flagged is not None for level in levels)
         for index, level in enumerate(levels):
             words = [0] * at.LOOP_WORDS
             words[at.TRIPS] = words[at.FULL_TRIPS] = level.trips
@@ -169,6 +175,7 @@ class Layout:
                 words[at.LIMITER_EXTENT] = level.limiter_loop.extent
                 words[at.LIMIT_OFFSET] = level.limited.limit.offset
                 words[at.TILE] = level.limited.tile
+            words[at.GOES_ON] = level.goes_on << n_flags
             self.loops.append(self.builder.record(words))
             self.level_names.append(level.names)
             self.loop_nests.append(len(self.nests) - 1)

@@ -1,6 +1,6 @@
 """The cost of a nest's leaf for every shape that its remainder tiles give it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Protocol
@@ -17,6 +17,7 @@ from tilewright.sim.architecture import (
     MatrixArray,
     VectorUnit,
 )
+from tilewright.sim.continuation import continuations, reduced_ranks
 
 
 class MemoryService(Protocol):
@@ -88,17 +89,24 @@ class LeafPricer:
     def costs(self, nest: Nest, loops: tuple[Loop, ...]) -> list[LeafCost]:
         """One cost per combination of last tiles of `loops`, those of the nest that have a remainder.
 
-        The index of a combination has bit i set where `loops[i]` stands in its last tile.
+        The index of a combination has bit i set where `loops[i]` stands in its last tile, and above those a bit
+        for each of the nest's `continuations` whose tiles the leaf goes on with.
         """
         component = self.component(nest)
+        going = continuations(nest)
         found = []
-        for index in range(1 << len(loops)):
+        for index in range(1 << (len(loops) + len(going))):
             last = {loop.rank: loop for i, loop in enumerate(loops) if index >> i & 1}
-            found.append(self._cost(nest, component, last))
+            begun = {ranks for i, ranks in enumerate(going, len(loops)) if index >> i & 1}
+            found.append(self._cost(nest, component, last, begun))
         return found
 
     def _cost(
-        self, nest: Nest, component: MatrixArray | VectorUnit | Dma, last: Mapping[str, Loop]
+        self,
+        nest: Nest,
+        component: MatrixArray | VectorUnit | Dma,
+        last: Mapping[str, Loop],
+        begun: Collection[frozenset[str]],
     ) -> LeafCost:
         leaf = nest.leaf
         tile = {rank: shrunk(rank, elements, last) for rank, elements in leaf.tile}
@@ -108,11 +116,16 @@ class LeafPricer:
         if isinstance(component, MatrixArray):
             m, n, k, batch = matrix_sizes(leaf, tile)
             cycles = arrays.leaf_cycles(component, m, n, k, batch)
-            traffic = _matrix_traffic(nest, arrays.streamed_elements(component, m, n, k), batch)
+            streams = [batch * elements for elements in arrays.streamed_elements(component, m, n, k)]
+            begins = not any(reduced_ranks(nest, port) in begun for port in nest.writes[:1])
+            traffic = _matrix_traffic(nest, streams, batch * m * n, begins)
         else:
             assert isinstance(component, VectorUnit)
             cycles = vector.leaf_cycles(component, leaf.functions, tile)
             traffic = [(port, _touched(port, tile)) for port in (*nest.reads, *nest.writes)]
+            traffic += [
+                (port, _touched(port, tile)) for port in nest.writes if reduced_ranks(nest, port) in begun
+            ]
         own_khz = round(self.architecture.clock_of(component) * 1000)
         cycles = -(-cycles * round(self.architecture.clock_mhz * 1000) // own_khz)
         return LeafCost(max(1, cycles, self._port_cycles(nest, traffic)))
@@ -171,9 +184,14 @@ def matrix_sizes(leaf: Compute, tile: Mapping[str, int]) -> tuple[int, int, int,
     return m, n, k, batch
 
 
-def _matrix_traffic(nest: Nest, elements: tuple[int, int, int], batch: int) -> list[tuple[Port, int]]:
-    a, b, c = (count * batch for count in elements)
-    return [*zip(nest.reads, (a, b, c), strict=False), *((port, c) for port in nest.writes)]
+def _matrix_traffic(
+    nest: Nest, streams: Sequence[int], c_elements: int, begins: bool
+) -> list[tuple[Port, int]]:
+    """Elements through every port: what A, B and C stream, and the tile of C that a leaf goes on with."""
+    a, b, c = streams
+    traffic = [*zip(nest.reads, (a, b), strict=False), *((port, c) for port in nest.writes)]
+    gone_on = nest.reads[2:3] if begins else nest.writes[:1]
+    return [*traffic, *((port, c_elements) for port in gone_on)]
 
 
 def _touched(port: Port, tile: Mapping[str, int]) -> int:

@@ -155,6 +155,8 @@ def _nest_periods(image: IntArray, saved: IntArray, word: int, nest: int, period
         return MISMATCH
     now = image[loop + at.ODOMETER]
     then = saved[word + at.SAVED_WORDS + (loop - image[nest + at.LOOPS]) // at.LOOP_WORDS]
+    if then == 0 and image[loop + at.GOES_ON]:
+        return MISMATCH  # leaves of the first iteration go on with nothing and cost less
     image[nest + at.MOVED_BY] = now - then
     return int((_last_alike(image, nest, loop, then) - now) // (now - then))
 

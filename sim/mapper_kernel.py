@@ -218,6 +218,8 @@ def mapping_cost(
     a_edge, b_edge, c_edge = edge_elements(m, n, k, m_tile, n_tile, k_tile, sizes, transposed)
     a_edge_bytes = batch * share * a_edge * sizes[A_BITS] / 8.0
     b_edge_bytes = batch * share * b_edge * sizes[B_BITS] / 8.0
+    # a leaf that goes on with a tile of sums reads it once more
+    c_edge += float(m) * n * (k_trips - 1)
     c_edge_bytes = batch * share * c_edge * sizes[ACC_BITS] / 8.0
     array = compute * batch * share * rates[ARRAY_SCALE]
     array = max(array, max(a_edge_bytes / rates[A_PORT], b_edge_bytes / rates[B_PORT]))
@@ -232,8 +234,6 @@ def mapping_cost(
     else:
         busy = max(max(array, vector_cycles), max(max(in_cycles, out_cycles), dram_cycles))
     cycles = busy + first_in + tail
-    # a leaf that goes on with a tile of sums reads it once more
-    c_edge_bytes += batch * share * m * n * (k_trips - 1) * sizes[ACC_BITS] / 8.0
     buffer_bytes = a_bytes + b_bytes + out_bytes + a_edge_bytes + b_edge_bytes + c_edge_bytes
     energy = dram_bytes * rates[DRAM_PJ] + buffer_bytes * rates[BUFFER_PJ] + cycles * rates[STATIC_PJ]
     found[0] = cycles

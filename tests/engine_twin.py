@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tilewright.dataflow.program import Loop, Nest, Program, limited_trips
 from tilewright.sim.architecture import Architecture, Dma
+from tilewright.sim.continuation import continuations
 from tilewright.sim.engine_leaf import LeafCost, LeafPricer, MemoryService
 
 
@@ -75,6 +76,9 @@ def leaves_of(pricer: LeafPricer, nest: Nest) -> Iterator[Leaf]:
         after = everything[i + 1] if i + 1 < len(everything) else None
         last = [loop for loop, trip in zip(nest.loops, here, strict=True) if trip == loop.trips - 1]
         index = sum(1 << bit for bit, loop in enumerate(cut) if loop in last)
+        past_first = {loop.rank for loop, trip in zip(nest.loops, here, strict=True) if trip}
+        for bit, ranks in enumerate(continuations(nest), len(cut)):
+            index += (1 << bit) * bool(ranks & past_first)
         yield Leaf(
             frozenset(
                 j for j, p in enumerate(ports) if before is None or before[: p.depth] != here[: p.depth]
