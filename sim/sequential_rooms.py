@@ -19,7 +19,7 @@ from tilewright.sim.sequential_recurrence import carried_tensors
 # Shares of a buffer, reserved only while a stage of the program needs them; the rest goes to the main tiles.
 _SIDE_SHARE = 0.25  # of the input buffer, for each second operand of a map
 _INDEX_SHARE = 1 / 8  # of the input buffer, for the row numbers of all gathers of a stage
-_VALUE_SHARE = 0.25  # of the weight buffer, the most for values beside keys
+_VALUE_SHARE = 0.5  # of the weight buffer, the most for values beside keys, which mostly are as wide
 _CONSTANT_SHARE = 0.25  # of the weight buffer, the most for whole biases and norm weights together
 _FACTOR_SHARE = 0.25  # of the weight buffer, the most that whole low-rank factors may take
 _LOW_SHARE = 1 / 16  # of the output buffer, for u of a low-rank path
