@@ -6,13 +6,18 @@ calls, so all kernels share a cache folder that is named by a digest of every mo
 
 import hashlib
 import os
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numba
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE_FOLDERS = ("dataflow", "sim", "search")
+_IMPORT = re.compile(r"^\s*(?:from|import)\s+tilewright\.(\w+)\.(\w+)", re.MULTILINE)
 
 
 def _cache_root() -> Path:
@@ -23,15 +28,24 @@ def _cache_root() -> Path:
 
 
 def _sources() -> list[Path]:
-    """Every module that holds kernels, in a checkout or in an installed wheel."""
+    """Every module that holds kernels and all that those import, in a checkout or in an installed wheel.
+
+    A kernel has the constants of other modules compiled in, so an edit there must be noticed too.
+    """
     parent = Path(__file__).resolve().parents[1]
-    folders = [parent / name for name in _PACKAGE_FOLDERS]
-    return sorted(
-        file
-        for folder in folders
-        for file in folder.rglob("*.py")
-        if "tilewright.dataflow.kernel import" in file.read_text(encoding="utf-8")
-    )
+    texts = {
+        (folder, file.stem): file.read_text(encoding="utf-8")
+        for folder in _PACKAGE_FOLDERS
+        for file in (parent / folder).glob("*.py")
+    }
+    found = {name for name, text in texts.items() if "tilewright.dataflow.kernel import" in text}
+    waiting = list(found)
+    while waiting:
+        for folder, module in _IMPORT.findall(texts[waiting.pop()]):
+            if (folder, module) in texts and (folder, module) not in found:
+                found.add((folder, module))
+                waiting.append((folder, module))
+    return sorted(parent / folder / f"{module}.py" for folder, module in found)
 
 
 def _digest() -> str:
@@ -43,13 +57,29 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-# numba reads its cache folder from the environment when it is first imported, so this stands
-# before that import; a folder that the user has set stays.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_root() / f"kernels-{_digest()}"))
+def _cache_folder() -> Path:
+    """The folder of these kernels, made; a temporary one where the user's cannot be written."""
+    name = f"kernels-{_digest()}"
+    for root in (_cache_root(), Path(tempfile.gettempdir()) / f"tilewright-{os.getuid()}"):
+        try:
+            (root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        if os.access(root / name, os.W_OK):
+            return root / name
+    return Path(tempfile.mkdtemp(prefix="tilewright-"))
 
-import numba  # noqa: E402
+
+_CACHE_FOLDER = str(_cache_folder())
 
 
 def kernel(function: F) -> F:
     """Compile `function` with numba: no Python objects, no fastmath, cached on disk."""
-    return cast(F, numba.njit(cache=True, fastmath=False, error_model="numpy")(function))
+    # numba takes the folder from its configuration when a function is decorated; another user of
+    # numba in the same process keeps its own.
+    others = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _CACHE_FOLDER
+    try:
+        return cast(F, numba.njit(cache=True, fastmath=False, error_model="numpy")(function))
+    finally:
+        numba.config.CACHE_DIR = others

@@ -18,7 +18,7 @@ from tilewright.hls_templates.ports import port_contexts, target_of
 from tilewright.hls_templates.quantise import Quantisation
 from tilewright.hls_templates.render import block_bytes, kernel_context, render
 from tilewright.sim.architecture import Architecture
-from tilewright.sim.report import MODEL_VERSION
+from tilewright.sim.version import RELEASE
 
 GENERATOR = "tilewright hls"
 #: Compiler flags of the C simulation, in the Makefile and in the verifier.
@@ -100,7 +100,7 @@ def _context(
     target = target_of(architecture)
     context = kernel_context(plan) | {
         "title": title,
-        "version": MODEL_VERSION,
+        "version": RELEASE,
         "kernel": program.name,
         "device": architecture.device,
         "part": target.part,
@@ -158,7 +158,7 @@ def _description(architecture: Architecture, plan: KernelPlan, context: Mapping[
     """design.json: what the kernel is, and what the verifier needs."""
     return {
         "generator": GENERATOR,
-        "version": MODEL_VERSION,
+        "version": RELEASE,
         "title": context["title"],
         "kernel": context["kernel"],
         "device": architecture.device,

@@ -18,7 +18,7 @@ from tilewright.hls_templates.csim import (
 )
 from tilewright.hls_templates.lint_files import lint_project
 from tilewright.hls_templates.project import is_project
-from tilewright.sim.report import MODEL_VERSION
+from tilewright.sim.version import RELEASE
 
 Verdict = Literal["passed", "failed", "skipped"]
 
@@ -97,9 +97,9 @@ def _lint(folder: Path, description: Mapping[str, Any]) -> Check:
     n_pragmas = (folder / "hls" / "kernel.cpp").read_text(encoding="utf-8").count("#pragma HLS")
     if not found:
         reason = f"{n_pragmas} pragmas, run.tcl and link.cfg parsed"
-        return Check("lint", "passed", "tilewright", MODEL_VERSION, reason, seconds)
+        return Check("lint", "passed", "tilewright", RELEASE, reason, seconds)
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return Check("lint", "failed", "tilewright", MODEL_VERSION, f"{found[0]}{more}", seconds)
+    return Check("lint", "failed", "tilewright", RELEASE, f"{found[0]}{more}", seconds)
 
 
 def _csim(folder: Path, description: Mapping[str, Any]) -> Check:

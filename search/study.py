@@ -12,7 +12,7 @@ from tilewright.dataflow.graph import Network
 from tilewright.search.constraint import Constraint, parse_constraint
 from tilewright.search.objective import COMBINES, Combine, objective_named
 from tilewright.sim.design import Design
-from tilewright.sim.report import MODEL_VERSION
+from tilewright.sim.version import model_version
 from tilewright.sim.space import Value
 
 SAMPLERS = ("nsga2", "random", "exhaustive")
@@ -108,7 +108,7 @@ class StudyPlan:
             "population": self.population or DEFAULT_POPULATION,
             "fidelity": self.fidelity,
             "tables": list(self.tables),
-            "model_version": MODEL_VERSION,
+            "model_version": model_version(),
         }
 
 

@@ -252,12 +252,13 @@ def _fpga_static_w(
 def _asic_static_w(
     architecture: Architecture, device: Device, table: AsicTable
 ) -> tuple[tuple[str, float], ...]:
-    """Leakage of logic and SRAM; the PHYs' own power is in the energy per bit."""
+    """Leakage of logic, SRAM and memory controllers; the PHYs' own power is in the energy per bit."""
     area = area_of(architecture, device)
     assert area.mm2 is not None
     assert area.parts is not None
-    memory = sum(part.value for part in area.parts.children if part.name in _dram_names(architecture))
-    return (("leakage", (area.mm2 - memory) * table.leakage_w_per_mm2),)
+    memories = [part for part in area.parts.children if part.name in _dram_names(architecture)]
+    phys = sum(child.value for memory in memories for child in memory.children if child.name == "phy")
+    return (("leakage", (area.mm2 - phys) * table.leakage_w_per_mm2),)
 
 
 def _dram_names(architecture: Architecture) -> set[str]:

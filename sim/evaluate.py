@@ -21,9 +21,9 @@ from tilewright.sim.mapper_machine import machine_of
 from tilewright.sim.mapping import OBJECTIVES
 from tilewright.sim.memory import service_table
 from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
-from tilewright.sim.technology import resolve_table
+from tilewright.sim.technology import resolve_table, tables_used
 from tilewright.sim.template import Template, template_named
-from tilewright.sim.validated import validated_errors
+from tilewright.sim.validated import errors_of
 
 Fidelity = Literal["bound", "tile"]
 FIDELITIES = ("bound", "tile")
@@ -127,9 +127,9 @@ def evaluate_architecture(
             ("macs_per_cycle", float(machine.array.macs_per_cycle / machine.array_scale)),
             ("dram_bytes_per_cycle", machine.dram_bytes_per_cycle),
         ),
-        error_fraction=validated_errors(),
-        tables=(energy_table,),
-        provenance=(("device", device.source),),
+        error_fraction=errors_of(architecture),
+        tables=tables_used(device, energy_table),
+        provenance=(("device", device.source), *device.provenance),
     )
     if fidelity == "bound":
         return base

@@ -3,11 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tilewright.sim.version import model_version
+
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Changes whenever a model's result may change; part of every evaluation's key.
-MODEL_VERSION = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class Report:
     peaks: tuple[tuple[str, float], ...] = ()  # macs_per_cycle, dram_bytes_per_cycle: the roofline
     tables: tuple[str, ...] = ()  # names of the energy and area tables used
     provenance: tuple[tuple[str, str], ...] = field(default=())
-    model_version: str = MODEL_VERSION
+    model_version: str = field(default_factory=model_version)
 
     @property
     def latency_ms(self) -> float:

@@ -118,7 +118,7 @@ def test_what_is_stated_is_noted() -> None:
     assert (found.workload, found.template, found.device, found.tokens) == ("small", "sequential", "asic7", 1)
     assert dict(found.parameters)["rows"] == 16
     assert dict(found.parameters)["cols"] == 32  # the default
-    assert found.tables == ("horowitz_jouppi",)
+    assert found.tables[:2] == ("energy:horowitz_jouppi", "area:synthesis")
     json.dumps(found.to_dict())
 
 

@@ -14,6 +14,7 @@ from tilewright.runs import Run
 from tilewright.search.front import Front, Fronts, write_whole
 from tilewright.search.run import run_study
 from tilewright.search.store import load_fronts
+from tilewright.sim.validated import validated_errors
 from tilewright.studies import copy_workloads, plan_of, write_design
 from tilewright.workloads.workload import Workload
 
@@ -214,12 +215,15 @@ def _errors_of(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, float | Non
 def _notes(stored: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a reader must know before quoting a figure."""
     notes = []
-    for summary in list(stored.values())[:1]:
-        report = summary["reports"][0]
-        for model, error in report["error_fraction"].items():
-            stand = "not validated yet" if error is None else f"validated to {100 * error:.1f} %"
-            notes.append(f"{model}: {stand}.")
-        notes.append(f"Energy and area tables: {', '.join(report['tables'])}.")
-        notes += [f"{name}: {text}" for name, text in report["provenance"].items()]
+    for row in validated_errors():
+        if row.error_fraction is None:
+            notes.append(f"{row.model}: nothing compared yet, so no error is known.")
+        else:
+            notes.append(
+                f"{row.model}: {100 * row.error_fraction:.1f} % mean error over {row.n_points} points, against"
+                f" {row.against}; repeat with `{row.repeat_with}`."
+            )
+    for tables in sorted({", ".join(summary["reports"][0]["tables"]) for summary in stored.values()}):
+        notes.append(f"Energy and area tables: {tables}.")
     notes.append("Designs of different device classes are never compared by area: each class has a front.")
     return notes

@@ -20,8 +20,8 @@ from tilewright.search.front import write_whole
 from tilewright.search.objective import objective_named, unit_of
 from tilewright.sim.design import Design
 from tilewright.sim.device import device_named
-from tilewright.sim.report import MODEL_VERSION
 from tilewright.sim.template import template_named
+from tilewright.sim.version import model_version
 from tilewright.studies import network_key
 
 #: Every finished point is a line of this file, so that a sweep that is stopped goes on where it was.
@@ -93,7 +93,7 @@ def _point(
         parameters = space.complete(parameters)
     design = Design(template, device, parameters, study.mapping_objective)
     decides = [network_key(workload), template, device, sorted(design.parameters.items()), design.objective,
-               study.fidelity, study.tables, MODEL_VERSION]  # fmt: skip
+               study.fidelity, study.tables, model_version()]  # fmt: skip
     shown = dict(axes)
     if "template" not in axes and len(study.templates) > 1:
         shown["template"] = template
