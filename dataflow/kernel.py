@@ -4,9 +4,9 @@ numba's disk cache notices edits in the file of a kernel but not in the files of
 calls, so all kernels share a cache folder that is named by a digest of every module that has one.
 """
 
+import ast
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,6 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE_FOLDERS = ("dataflow", "sim", "search")
-_IMPORT = re.compile(r"^\s*(?:from|import)\s+tilewright\.(\w+)\.(\w+)", re.MULTILINE)
 
 
 def _cache_root() -> Path:
@@ -41,11 +40,21 @@ def _sources() -> list[Path]:
     found = {name for name, text in texts.items() if "tilewright.dataflow.kernel import" in text}
     waiting = list(found)
     while waiting:
-        for folder, module in _IMPORT.findall(texts[waiting.pop()]):
-            if (folder, module) in texts and (folder, module) not in found:
-                found.add((folder, module))
-                waiting.append((folder, module))
+        imported = _imports(texts[waiting.pop()]) & texts.keys() - found
+        found |= imported
+        waiting += imported
     return sorted(parent / folder / f"{module}.py" for folder, module in found)
+
+
+def _imports(text: str) -> set[tuple[str, str]]:
+    """(folder, module) of every import of ours in a module's text, and names that may be modules."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tilewright."):
+            _, folder, *module = node.module.split(".")
+            names = module[:1] or [alias.name for alias in node.names]
+            found |= {(folder, name) for name in names}
+    return found
 
 
 def _digest() -> str:
