@@ -20,6 +20,7 @@ _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
     "families_mamba": ("mamba", "mamba2"),
     "families_neox": ("gpt_neox", "gptj", "gpt_neo", "bloom", "falcon"),
     "families_seq2seq": ("t5", "bart", "pegasus", "whisper"),
+    "families_sound": ("wav2vec2", "audio-spectrogram-transformer"),
     "families_stages": ("swin", "convnext", "convnextv2", "resnet"),
     "families_towers": ("clip", "siglip"),
     "families_vit": ("vit", "deit", "dinov2", "beit"),

@@ -32,8 +32,9 @@ class Head:
 
     `tied_to` names the table whose weight it shares, `bias_owner` the module whose bias. `selects` tells
     the tokens that go through: each one, the first or the last alone, or their mean, behind or before the
-    final norm, or the first beside the mean. The first `skips` tokens are no part of each one or the mean.
-    `norm` is the head's own, behind the final one of the model.
+    final norm, the first beside the mean, the mean of the first two, or that of all behind the stages. The
+    first `skips` tokens are no part of each one or the mean. `norm` is the head's own, behind the final one
+    of the model, which is the head's if it `owns_norm`.
     """
 
     module: str = ""
@@ -42,9 +43,12 @@ class Head:
     bias: bool = False
     bias_owner: str = ""
     stages: tuple[Stage, ...] = ()
-    selects: Literal["each", "first", "last", "mean", "mean_first", "first_and_mean"] = "each"
+    selects: Literal[
+        "each", "first", "last", "mean", "mean_first", "first_and_mean", "first_two", "mean_behind"
+    ] = "each"
     skips: int = 0
     norm: Norm | None = None
+    owns_norm: bool = False
     adapts: bool = False  # "all-linear" includes it
     input_scale: float = 1.0
 
@@ -65,6 +69,8 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
         if not stage.width:
             builder.rank("c", builder.size(("d",)))
         source, width = _pass(builder, source, stage, width, output), (output,)
+    if head.selects == "mean_behind":
+        source = _mean(builder, source)
     if not head.module:
         return source.tensor
     if head.input_scale != 1.0:
@@ -91,6 +97,8 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
     n_tokens, first = run.seq, 0
     if head and head.selects == "first":
         n_tokens = 1
+    elif head and head.selects == "first_two":
+        n_tokens = 2
     elif head and (run.logits == "last" or head.selects == "last"):
         n_tokens, first = 1, run.seq - 1
     elif head:
@@ -102,8 +110,9 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
     if head and head.selects == "mean_first":
         source = _mean(builder, source)
     if norm:
-        source = builder.access(normalise(builder, source, norm))
-    return _mean(builder, source) if head and head.selects == "mean" else source
+        part: Part = "head" if head and head.owns_norm else "body"
+        source = builder.access(normalise(builder, source, norm, part))
+    return _mean(builder, source) if head and head.selects in ("mean", "first_two") else source
 
 
 def _first_and_mean(builder: LayerBuilder, x: str, rest: Access, norm: Norm | None) -> Access:
@@ -121,7 +130,8 @@ def _first_and_mean(builder: LayerBuilder, x: str, rest: Access, norm: Norm | No
 
 def _mean(builder: LayerBuilder, x: Access) -> Access:
     """The mean of all tokens."""
-    return builder.access(builder.reduction("pool", "pooled", ("b", "d"), (x,), "mean", group="head"))
+    ranks = (x.ranks[0], x.ranks[-1])
+    return builder.access(builder.reduction("pool", "pooled", ranks, (x,), "mean", group="head"))
 
 
 def _pass(builder: LayerBuilder, x: Access, stage: Stage, width: tuple[str, ...], output: str) -> Access:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from tilewright.dataflow.errors import InputError
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.run import Phase
+from tilewright.workloads.sound import SpectrogramEmbedding, WaveEmbedding
 from tilewright.workloads.towers import TwoTower
 from tilewright.workloads.transformer import EncoderDecoder, Model, Staged, Transformer
 
@@ -24,6 +25,7 @@ class Sizes:
     decoder_seq: int | None
     cache: int | None
     image: int | None
+    samples: int | None = None
 
 
 def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model, int, int]:
@@ -39,6 +41,8 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
         if number is not None:
             _check(name, number, least)
     cache = sizes.cache or 0
+    if sizes.samples is not None and not _hears(model):
+        raise InputError(f"{source}: {model.model_type} takes no samples of sound (samples)")
     if phase == "decode" and model.decodes and not cache:
         raise InputError("phase decode needs cache > 0: the tokens that are held before the step")
     if phase == "train" and cache:
@@ -60,6 +64,10 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
     if isinstance(model, TwoTower):
         return _of_towers(model, phase, sizes, source)
     assert isinstance(model, Transformer)
+    if isinstance(model.embedding, WaveEmbedding):
+        return _of_wave(model, model.embedding, sizes, source)
+    if isinstance(model.embedding, SpectrogramEmbedding):
+        return model, _of_spectrogram(model.embedding, sizes, source), 0
     if isinstance(model.embedding, PatchEmbedding):
         model, seq = _of_image(model, model.embedding, sizes, source)
         return model, seq, 0
@@ -132,6 +140,40 @@ def _of_image(
     side = _side(patches.image, sizes, model.model_type, patches.patch, source)
     patches = replace(patches, image=side)
     return replace(model, embedding=patches), patches.n_tokens
+
+
+def _hears(model: Model) -> bool:
+    """Whether the model takes samples of sound."""
+    return isinstance(model, Transformer) and isinstance(model.embedding, WaveEmbedding)
+
+
+def _of_wave(
+    model: Transformer, wave: WaveEmbedding, sizes: Sizes, source: str
+) -> tuple[Transformer, int, int]:
+    """The model for a wave of the samples stated (`seq` is another word for them), and its tokens."""
+    if sizes.image is not None:
+        raise InputError(f"{source}: {model.model_type} takes samples of sound, no image")
+    if sizes.seq is not None and sizes.samples not in (None, sizes.seq):
+        raise InputError(
+            f"{source}: seq {sizes.seq} and samples {sizes.samples}: both are the samples of sound"
+        )
+    stated = sizes.seq if sizes.samples is None else sizes.samples
+    n_samples = wave.n_samples if stated is None else stated
+    _check("samples", n_samples, 1)
+    wave = replace(wave, n_samples=n_samples)
+    if not wave.n_tokens:
+        raise InputError(
+            f"{source}: samples must be at least {wave.least_samples} to become a token, got {n_samples}"
+        )
+    return replace(model, embedding=wave), wave.n_tokens, 0
+
+
+def _of_spectrogram(spectrogram: SpectrogramEmbedding, sizes: Sizes, source: str) -> int:
+    """The tokens of a spectrogram, whose size is the model's own; `seq` may state its frames."""
+    own = spectrogram.n_frames
+    if sizes.image is not None or sizes.seq not in (None, own, spectrogram.n_tokens):
+        raise InputError(f"{source}: the model takes spectrograms of {own} frames, got seq {sizes.seq}")
+    return spectrogram.n_tokens
 
 
 def _check(name: str, number: int, least: int) -> None:

@@ -92,6 +92,7 @@ def load_workload(
     decoder_seq: int | None = None,
     cache: int | None = None,
     image: int | None = None,
+    samples: int | None = None,
     precision: Precision | Mapping[str, str] | None = None,
     lowering: str = "hardware",
     logits: str | None = None,
@@ -108,7 +109,8 @@ def load_workload(
     but for the task that it states. `seq` is the tokens computed per sequence (512 in prefill, 1 in
     decode where not stated), `cache` those that are held before. An encoder-decoder takes the encoder's
     tokens as `seq` and the decoder's as `decoder_seq` (128 in prefill, 1 in decode), one of sound the
-    decoder's as either. A vision model takes the side of a square `image` in pixels instead. `logits` is
+    decoder's as either. A vision model takes the side of a square `image` in pixels instead, one of
+    waves the number of `samples`. `logits` is
     "last" in the hardware's lowering of a decoder and else "all" where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
@@ -122,7 +124,7 @@ def load_workload(
     model_type, family = family_of(values, source)
     stated = _read_adapter(adapter)
     spec = family.read(values, source, stated.task if stated else "")
-    sizes = Sizes(batch, seq, decoder_seq, cache, image)
+    sizes = Sizes(batch, seq, decoder_seq, cache, image, samples)
     terms = _Terms(phase, lowering, logits, attention or "three_pass")
     spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
