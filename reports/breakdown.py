@@ -32,20 +32,13 @@ def breakdown_figure(report: Mapping[str, Any], stem: Path) -> tuple[Path, Path]
 def latency_shares(report: Mapping[str, Any]) -> list[tuple[str, float, str]]:
     """(operator, ms over all its layers, bottleneck), largest first, small ones summed as "other".
 
-    An operator that overlaps its predecessor counts from where that one ended: the shares sum to the
-    latency of the operators' span.
+    An operator counts from where the one before it ended, so the shares sum to the latency.
     """
-    rows: list[tuple[str, float, str]] = []
     clock = report["clock_mhz"] * 1e3
-    by_class: dict[str, list[Mapping[str, Any]]] = {}
-    for operator in report["per_op"]:
-        by_class.setdefault(operator["layer_class"], []).append(operator)
-    for layer_class, operators in by_class.items():
-        reached = 0
-        for operator in sorted(operators, key=lambda entry: entry["end_cycle"]):
-            cycles = max(0, operator["end_cycle"] - reached) * operator["layers"]
-            reached = max(reached, operator["end_cycle"])
-            rows.append((f"{layer_class}.{operator['name']}", cycles / clock, operator["bottleneck"]))
+    rows = [
+        (f"{one['layer_class']}.{one['name']}", one["span_cycles"] * one["layers"] / clock, one["bottleneck"])
+        for one in report["per_op"]
+    ]
     rows.sort(key=lambda row: -row[1])
     if len(rows) > _MOST_BARS:
         rest = sum(row[1] for row in rows[_MOST_BARS - 1 :])
@@ -147,11 +140,11 @@ def roofline_figure(reports: Sequence[Mapping[str, Any]], stem: Path) -> tuple[P
 
 
 def _roofline_points(report: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """MAC per DRAM byte and GMAC/s of each operator over the cycles by which it lengthens its layer."""
     xs, ys = [], []
     for operator in report["per_op"]:
         n_bytes = operator["dram_read_bytes"] + operator["dram_write_bytes"]
-        cycles = operator["end_cycle"] - operator["start_cycle"]
-        if operator["macs"] and n_bytes and cycles > 0:
+        if operator["macs"] and n_bytes and operator["span_cycles"]:
             xs.append(operator["macs"] / n_bytes)
-            ys.append(operator["macs"] / cycles * report["clock_mhz"] * 1e-3)
+            ys.append(operator["macs"] / operator["span_cycles"] * report["clock_mhz"] * 1e-3)
     return xs, ys

@@ -51,7 +51,7 @@ class LayerResult:
     capacity: tuple[tuple[str, int], ...]
     dram_read_bytes: int
     dram_write_bytes: int
-    macs: int
+    macs_computed: int
     operators: tuple[OperatorReport, ...]
     extrapolated: tuple[Extrapolation, ...]
 
@@ -183,7 +183,7 @@ def _layer_result(
                 layer_class=graph.name,
                 layers=1,
                 kind=_kind(graph, stage),
-                macs=sum(nest.macs for nest in nests),
+                macs=sum(macs_computed(nest) for nest in nests),
                 start_cycle=time.start_cycle,
                 end_cycle=time.end_cycle,
                 energy_pj=sum(nest_pj(nest, architecture, device, table) for nest in nests),
@@ -192,6 +192,7 @@ def _layer_result(
                 bottleneck=time.bottleneck,
             )
         )
+    operators = _with_spans(operators)
     return LayerResult(
         latency_cycles=timing.latency_cycles,
         energy=price(counts, timing.latency_cycles, architecture, device, table),
@@ -199,10 +200,24 @@ def _layer_result(
         capacity=timing.capacity,
         dram_read_bytes=counts.dram_read_bytes,
         dram_write_bytes=counts.dram_write_bytes,
-        macs=counts.n_macs,
+        macs_computed=sum(operator.macs for operator in operators),
         operators=tuple(operators),
         extrapolated=timing.extrapolated,
     )
+
+
+def macs_computed(nest: NestCounts) -> int:
+    """Multiply-accumulates of a nest, on an array or on the lanes of a vector unit."""
+    return nest.macs + sum(count for function, count in nest.evaluations if function == "mac")
+
+
+def _with_spans(operators: list[OperatorReport]) -> list[OperatorReport]:
+    """Each operator with the cycles by which it moves the layer's end, in order of their ends."""
+    reached, spans = 0, {}
+    for operator in sorted(operators, key=lambda operator: operator.end_cycle):
+        spans[operator.name] = max(0, operator.end_cycle - reached)
+        reached = max(reached, operator.end_cycle)
+    return [replace(operator, span_cycles=spans[operator.name]) for operator in operators]
 
 
 def _kind(graph: Graph, stage: Stage) -> str:
@@ -233,6 +248,7 @@ def _with_layers(base: Report, layers: list[tuple[LayerClass, LayerResult]]) -> 
         dram_write_bytes=sum(layer.count * result.dram_write_bytes for layer, result in layers),
         utilisation=utilisation,
         bottleneck=max(utilisation, key=lambda item: item[1])[0],
+        macs_computed=sum(layer.count * result.macs_computed for layer, result in layers),
         operators=tuple(
             replace(operator, layer_class=layer.name, layers=layer.count)
             for layer, result in layers

@@ -35,7 +35,9 @@ class Breakdown:
 class OperatorReport:
     """One operator (or fused group) of one layer class; cycles are of one layer.
 
-    `start_cycle` and `end_cycle` count from the start of the layer. `energy_pj` is of one layer.
+    `start_cycle` and `end_cycle` count from the start of the layer; an operator starts when its first load
+    may, which can be long before its turn. `span_cycles` is by how much it lengthens the layer: the spans of a
+    layer sum to its latency. `energy_pj` is of one layer, `macs` are those computed, diagonal tiles included.
     """
 
     name: str
@@ -49,6 +51,7 @@ class OperatorReport:
     dram_read_bytes: int
     dram_write_bytes: int
     bottleneck: str
+    span_cycles: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class Report:
     operators: tuple[OperatorReport, ...] = ()
     extrapolated: tuple[Extrapolation, ...] = ()
     error_fraction: tuple[tuple[str, float | None], ...] = ()  # None: not validated yet
-    macs: int = 0
+    macs: int = 0  # that the workload asks for
+    macs_computed: int = 0  # on arrays and lanes; more where a mask cuts through a tile
     tokens: int = 0  # tokens produced or processed in the step
     peaks: tuple[tuple[str, float], ...] = ()  # macs_per_cycle, dram_bytes_per_cycle: the roofline
     tables: tuple[str, ...] = ()  # names of the energy and area tables used
@@ -141,6 +145,7 @@ class Report:
             "clock_mhz": self.clock_mhz,
             "tokens": self.tokens,
             "macs": self.macs,
+            "macs_computed": self.macs_computed,
             "energy_pj": self.energy_pj,
             "energy": self.energy.to_dict(),
             "power_w": self.power_w,

@@ -17,12 +17,13 @@ from tilewright.search.constraint import parse_constraint
 
 
 def _report() -> dict[str, Any]:
-    def operator(name: str, start: int, end: int, macs: int, layers: int) -> dict[str, Any]:
+    def operator(name: str, start: int, end: int, span: int, layers: int) -> dict[str, Any]:
         return {
             "name": name,
             "layer_class": "block",
             "layers": layers,
-            "macs": macs,
+            "macs": 10**6,
+            "span_cycles": span,
             "start_cycle": start,
             "end_cycle": end,
             "bottleneck": "array",
@@ -43,7 +44,7 @@ def _report() -> dict[str, Any]:
         "dram_bytes": {"read": 8192, "write": 0},
         "peaks": {"macs_per_cycle": 256, "dram_bytes_per_cycle": 64.0},
         "energy": {"total": {"total": 10e9, "array": {"total": 6e9, "mac": 6e9}, "dram": 4e9}},
-        "per_op": [operator("qkv", 0, 100_000, 10**6, 2), operator("proj", 50_000, 200_000, 10**6, 2)],
+        "per_op": [operator("qkv", 0, 100_000, 100_000, 2), operator("proj", 50_000, 200_000, 100_000, 2)],
     }
 
 

@@ -150,3 +150,11 @@ def test_a_wrong_design_ends_in_one_line(design: Design, more: dict[str, str], n
         evaluate(small_network("decode"), design, **more)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_spans_sum_to_the_latency_and_no_mac_is_left_out() -> None:
+    found = report("prefill", "unmerged")
+    spans = sum(operator.layers * operator.span_cycles for operator in found.operators)
+    assert spans == found.latency_cycles
+    assert found.macs_computed == sum(operator.layers * operator.macs for operator in found.operators)
+    assert found.macs_computed >= found.macs

@@ -66,6 +66,7 @@ def report(result: "Report", explained: Sequence[Mapping[str, Any]] | None) -> N
         ),
         ("bound", f"{result.bound_cycles:,} cycles ({100 * share:.1f} % of the latency)"),
         ("bottleneck", result.bottleneck),
+        ("MACs", f"{result.macs:,} asked for, {result.macs_computed:,} computed"),
         ("energy", f"{result.energy_pj * 1e-9:.5g} mJ ({result.power_w:.4g} W)"),
         ("DRAM read", f"{result.dram_read_bytes:,} bytes"),
         ("DRAM write", f"{result.dram_write_bytes:,} bytes"),
@@ -104,15 +105,15 @@ def _errors(result: "Report") -> str:
 
 def _operators(result: "Report") -> Table:
     table = _table(
-        "operators (cycles of one layer, from the start of the layer)",
-        *("operator", "layers", "MACs", "start", "end", "energy (uJ)", "DRAM bytes", "bound by"),
+        "operators (of one layer; cycles by which each lengthens it)",
+        *("operator", "layers", "MACs", "cycles", "ends at", "energy (uJ)", "DRAM bytes", "bound by"),
     )
     for entry in result.operators:
         table.add_row(
             f"{entry.layer_class}.{entry.name}",
             _figure(entry.layers),
             _figure(entry.macs),
-            _figure(entry.start_cycle),
+            _figure(entry.span_cycles),
             _figure(entry.end_cycle),
             f"{entry.energy_pj * 1e-6:.4g}",
             _figure(entry.dram_read_bytes + entry.dram_write_bytes),
