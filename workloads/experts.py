@@ -15,6 +15,7 @@ class Experts:
 
     `router` scores the experts with `scoring`. `shared` runs on every token beside them, times the sigmoid
     of the linear module `shared_gate` if there is one. With `bias` the router and each expert add one.
+    Where `all_run` the reference computes every expert for each token.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Experts:
     shared: FeedForward | None = None
     shared_gate: str = ""
     bias: bool = False
+    all_run: bool = False
 
 
 def mix_experts(builder: LayerBuilder, x: str, spec: Experts) -> str:
@@ -35,7 +37,8 @@ def mix_experts(builder: LayerBuilder, x: str, spec: Experts) -> str:
     Ranks: `x` experts, `k` chosen ones, `q` gate and up, `i` inner. The weights of a chosen expert are
     read at a constant index, since the data selects them.
     """
-    sizes = {"x": spec.n_experts, "k": spec.top_k, "q": 2, "i": spec.inner_width}
+    n_run = spec.n_experts if spec.all_run and builder.run.lowering == "reference" else spec.top_k
+    sizes = {"x": spec.n_experts, "k": n_run, "q": 2, "i": spec.inner_width}
     for rank, size in sizes.items():
         builder.rank(rank, size)
     chosen, shares = _route(builder, x, spec)

@@ -54,7 +54,7 @@ def _gpt_oss(config: GptOssConfig, task: str) -> Transformer:
     epsilon, bias = config.rms_norm_eps, config.attention_bias
     experts = Experts(
         "mlp", config.num_local_experts, config.num_experts_per_tok, config.intermediate_size, "swiglu_clipped",
-        router="router", bias=True,
+        router="router", bias=True, all_run=config.precedes_5,
     )  # fmt: skip
     norms = (rms_norm("input_layernorm", epsilon), rms_norm("post_attention_layernorm", epsilon))
 

@@ -35,9 +35,9 @@ class Wav2Vec2Config(ConfigFile):
     layer_norm_eps: Epsilon = 1e-5
     feat_extract_norm: Literal["group", "layer"] = "group"
     feat_extract_activation: str = "gelu"
-    conv_dim: Annotated[list[Width], Field(min_length=1, max_length=64)] = [512] * 7
-    conv_stride: list[Taps] = [5, 2, 2, 2, 2, 2, 2]
-    conv_kernel: list[Taps] = [10, 3, 3, 3, 3, 2, 2]
+    conv_dim: tuple[Width, ...] = Field((512,) * 7, strict=False, min_length=1, max_length=64)
+    conv_stride: tuple[Taps, ...] = Field((5, 2, 2, 2, 2, 2, 2), strict=False)
+    conv_kernel: tuple[Taps, ...] = Field((10, 3, 3, 3, 3, 2, 2), strict=False)
     conv_bias: bool = False
     num_conv_pos_embeddings: Taps = 128
     num_conv_pos_embedding_groups: Width = 16
@@ -117,7 +117,7 @@ def _wave(prefix: str, config: Wav2Vec2Config, norm: Norm | None) -> WaveEmbeddi
         config.codevector_dim, config.proj_codevector_dim,
     )  # fmt: skip
     return WaveEmbedding(
-        prefix, DEFAULT_SAMPLES, convolutions, tuple(config.conv_dim),
+        prefix, DEFAULT_SAMPLES, convolutions, config.conv_dim,
         tuple(norm_of(number) for number in range(last + 1)), config.feat_extract_activation,
         Norm(f"{prefix}.feature_projection.layer_norm", "layernorm", config.layer_norm_eps, (f"w{last}",), bias=True),
         SequenceConvolution(
