@@ -284,8 +284,8 @@ class _Planner:
             elif producer.name not in inside:
                 inside[producer.name] = producer
                 waiting.extend(access.tensor for access in producer.inputs)
-        if len(scores) != 1 or not inside:
-            return None
+        if len(scores) != 1 or not any(op.reduce for op in inside.values()):
+            return None  # without sums over a row two products in turn are a feed-forward network
         score = self._graph.operators[self._position[scores.pop()]]
         members = {*inside, mix.name}
         for tensor in (score.output.tensor, *(op.output.tensor for op in inside.values())):

@@ -181,6 +181,29 @@ def test_a_depthwise_convolution_is_vector_work() -> None:
     assert whole <= run.counts.dram_read_bytes < 1.1 * whole  # tiles of rows read three rows of halo again
 
 
+def test_two_products_with_a_map_between_are_no_attention() -> None:
+    """y = relu(x a) b reads every operand once and each product has its stage."""
+    shapes = {
+        "x": ("m", "d"),
+        "a": ("d", "i"),
+        "h": ("m", "i"),
+        "r": ("m", "i"),
+        "b": ("i", "f"),
+        "y": ("m", "f"),
+    }
+    tensors = tuple(Tensor(name, ranks, "int8", Role.ACTIVATION) for name, ranks in shapes.items())
+    access = {name: Access.of(name, *ranks) for name, ranks in shapes.items()}
+    operators = (
+        Operator("up", Kind.CONTRACTION, access["h"], (access["x"], access["a"]), "mul", "sum"),
+        Operator("relu", Kind.POINTWISE, access["r"], (access["h"],), "relu"),
+        Operator("down", Kind.CONTRACTION, access["y"], (access["r"], access["b"]), "mul", "sum"),
+    )
+    sizes = (("m", 64), ("d", 128), ("i", 256), ("f", 128))
+    run = ran(Graph("ffn", sizes, tensors, operators, ("x", "a", "b"), ("y",)))
+    assert [stage.name for stage in run.program.stages] == ["up", "down"]
+    assert run.counts.dram_read_bytes == 64 * 128 + 128 * 256 + 64 * 256 + 256 * 128
+
+
 @given(graph=graphs(), fusion=st.booleans(), attention=st.sampled_from(("one_pass", "three_pass")),
        depth=st.sampled_from((1, 2, 4)), kib=st.sampled_from((16, 64)))  # fmt: skip
 def test_no_graph_ends_in_anything_but_a_result_or_one_line(
