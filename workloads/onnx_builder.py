@@ -23,13 +23,17 @@ _MADE_UP = re.compile(r"_?(val|onnx::\w+|constant|initializer|tensor)_?\d*(_outp
 
 @dataclass(frozen=True, slots=True)
 class IrTensor:
-    """A tensor to be; `wide` ones have the accumulators' type, `label` is the stored tensor behind a constant."""
+    """A tensor to be; `wide` ones have the accumulators' type.
+
+    A constant's `source` is the value that it is, `label` a name for its readers.
+    """
 
     atoms: Dim
     role: Role
     wide: bool = False
     constant: bool = False
     label: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Builder:
         self.operators: list[IrOperator] = []
         self.uses: list[Use] = []
         self.group_of: dict[str, str] = {}
+        self._products: dict[str, str] = {}
         self._views: dict[str, View] = {}
         self._node: Node | None = None
 
@@ -142,7 +147,7 @@ class Builder:
         role = Role.INDEX if value.is_index else Role.WEIGHT
         label = label or (value.origins[0] if value.origins else "")
         label = "" if _MADE_UP.match(label) else label
-        return self.new(self.dims_of(value.shape), role, constant=True, label=label)
+        return self.new(self.dims_of(value.shape), role, constant=True, label=label, source=name)
 
     def dims_of(self, shape: Sequence[int]) -> tuple[Dim, ...]:
         """Dimensions of atoms of their own; one of size 1 has none."""
@@ -150,12 +155,12 @@ class Builder:
 
     def new(
         self, dims: Sequence[Dim], role: Role = Role.ACTIVATION, *, wide: bool = False, constant: bool = False,
-        label: str = "",
+        label: str = "", source: str = "",
     ) -> View:  # fmt: skip
         """A new tensor over `dims`, whose atoms must be its own."""
         atoms = tuple(atom for dim in dims for atom in dim)
         name = f"t{len(self.tensors)}"
-        self.tensors[name] = IrTensor(atoms, role, wide, constant, label)
+        self.tensors[name] = IrTensor(atoms, role, wide, constant, label, source)
         return View(name, tuple(dims), tuple(Item(atom) for atom in atoms))
 
     def like(self, dims: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -168,6 +173,9 @@ class Builder:
     # changes of views, by moving data only where they cannot be expressed
 
     def reshape(self, view: View, shape: Sequence[int]) -> View:
+        """The view in another shape. Raises InputError for another number of elements."""
+        if prod(map(self.size, view.dims)) != prod(shape):
+            raise self.refuse(f"{prod(map(self.size, view.dims))} elements do not fit shape {list(shape)}")
         found = self.viewer.reshaped(view, shape)
         return found or self._of_flat(self.materialised(view), shape)
 
@@ -241,6 +249,14 @@ class Builder:
 
     def append(self, operator: IrOperator) -> None:
         self.operators.append(operator)
+        if operator.kind is Kind.CONTRACTION:
+            self._products[operator.output] = operator.label
+
+    def bias_label(self, views: Sequence[View]) -> str:
+        """The name of an addition to a product, "" for any other pair of views."""
+        running = [view.tensor for view in views if not self.tensors[view.tensor].constant]
+        product = self._products.get(running[0], "") if len(running) == 1 < len(views) else ""
+        return f"{product}_bias" if product else ""
 
     def broadcast(self, views: Sequence[View], shape: Sequence[int]) -> tuple[list[View], tuple[Dim, ...]]:
         """The views with dimensions in front as needed, and new dimensions of `shape` like theirs.

@@ -30,7 +30,6 @@ FUNCTIONS = {
     "CastLike": "cast", "QuantizeLinear": "quantize", "DequantizeLinear": "dequantize", "Trilu": "mask",
     "BitShift": "mul", "BitwiseAnd": "mask", "BitwiseOr": "mask", "BitwiseNot": "mask", "Shrink": "compare",
 }  # fmt: skip
-_SCALES = {"Mul": "scale", "Div": "scale"}
 _REDUCTIONS = {
     "ReduceSum": ("sum", "identity"), "ReduceMean": ("mean", "identity"), "ReduceMax": ("max", "identity"),
     "ReduceMin": ("min", "identity"), "ReduceProd": ("prod", "identity"), "ReduceSumSquare": ("sum", "square"),
@@ -260,7 +259,8 @@ def _scatter(builder: Builder, node: Node) -> None:
 
 def _pointwise(builder: Builder, node: Node) -> None:
     """A function of operands of like shape; numbers are parameters, not operands."""
-    views, parameters = [], []
+    views: list[View] = []
+    parameters: list[tuple[str, float]] = []
     index = builder.values[node.outputs[0]].is_index
     for position, name in enumerate(node.inputs):
         if not name:
@@ -272,20 +272,39 @@ def _pointwise(builder: Builder, node: Node) -> None:
             continue
         else:
             views.append(builder.view(name))
-    function = _function(node, len(views))
+    function, parameters = _with_numbers(_function(node, len(views)), parameters)
     role = Role.INDEX if index else Role.ACTIVATION
     builder.bind(
         node.outputs[0],
         builder.pointwise(
-            views, builder.shape(node.outputs[0]), function, parameters=tuple(parameters), role=role
+            views,
+            builder.shape(node.outputs[0]),
+            function,
+            parameters=tuple(parameters),
+            role=role,
+            label=builder.bias_label(views) if node.op == "Add" else "",
         ),
     )
+
+
+def _with_numbers(function: str, numbers: list[tuple[str, float]]) -> tuple[str, list[tuple[str, float]]]:
+    """The function of an operator with numbers among its operands: a factor, a divisor, a square."""
+    match function, numbers:
+        case "scale", [(_, factor)]:
+            return function, [("scale", factor)]
+        case "div", [("operand_1", divisor)] if divisor:
+            return "scale", [("scale", 1 / divisor)]
+        case "div", [("operand_0", 1.0)]:
+            return "reciprocal", []
+        case "pow", [("operand_1", 2.0)]:
+            return "square", []
+    return function, numbers
 
 
 def _function(node: Node, n_views: int) -> str:
     if node.op == "Gelu" and node.attributes.get("approximate") in (b"tanh", "tanh"):
         return "gelu_tanh"
-    if n_views == 1 and node.op in _SCALES and len(node.inputs) == 2:
+    if n_views == 1 and node.op == "Mul":
         return "scale"
     return FUNCTIONS[node.op]
 

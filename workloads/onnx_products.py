@@ -84,12 +84,8 @@ def _gemm(builder: Builder, node: Node) -> None:
 
 
 def _add_bias(builder: Builder, output: View, bias: View, shape: Sequence[int], group: str) -> View:
-    label = f"{_name_of(builder, output)}_bias"
+    label = builder.bias_label((output, bias))
     return builder.pointwise((output, bias), shape, "add", group=group, label=label)
-
-
-def _name_of(builder: Builder, output: View) -> str:
-    return builder.operators[-1].label if builder.operators[-1].output == output.tensor else builder.label
 
 
 def _integer_product(builder: Builder, node: Node) -> None:

@@ -37,6 +37,12 @@ _NEVER_CONSTANT = frozenset(
 )
 # Sized by the values of their operands: their result is bounded by inference first.
 _EXPANDING = frozenset(("Range", "ConstantOfShape", "Expand", "Tile", "Resize", "Pad", "Upsample", "OneHot"))
+# Defined by a body of other operators, from which the library infers no shape; theirs is the first operand's.
+_LIKE_FIRST = frozenset(
+    ("GroupNormalization", "RMSNormalization", "MeanVarianceNormalization", "Gelu", "HardSwish", "Mish",
+     "Swish", "Celu", "Softplus", "Softsign", "Shrink", "Selu", "Elu", "LeakyRelu",
+     "ThresholdedRelu", "LogSoftmax")
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +263,9 @@ class Values:
                 f"{self._source}: {node}: operator {shown(node.op)} is not one of the standard"
                 f" (version {self._opsets.get('', 1)})"
             ) from None
+        if node.op in _LIKE_FIRST and node.inputs:
+            first = self._values[node.inputs[0]]
+            return [Value(first.shape, first.elem_type)] * len(node.outputs)
         assert node.proto is not None, "shapes are inferred before patterns are looked for"
         types: dict[str, TypeProto] = {}
         data: dict[str, TensorProto] = {}

@@ -46,14 +46,14 @@ def lower_onnx(file: Path, terms: OnnxTerms, precision: Precision, lowering: str
     recognise(net)
     mark_attention(net)
     builder = Builder(net)
-    names = _declare_inputs(builder, model, bound)
+    names = declare_inputs(builder, model, bound)
     lower_nodes(builder)
-    outputs = _outputs(builder, net)
+    outputs = output_tensors(builder, net)
     emitter = GraphEmitter(builder, outputs, names, precision, lowering)
     return OnnxLowering(network_of(emitter), _parameters(builder, precision), bound)
 
 
-def _declare_inputs(builder: Builder, model: OnnxModel, bound: Bound) -> dict[str, str]:
+def declare_inputs(builder: Builder, model: OnnxModel, bound: Bound) -> dict[str, str]:
     """Bind the live-ins; batch and tokens keep a rank of their own even where they are 1."""
     names = {}
     for value in model.inputs:
@@ -70,7 +70,7 @@ def _declare_inputs(builder: Builder, model: OnnxModel, bound: Bound) -> dict[st
     return names
 
 
-def _outputs(builder: Builder, net: Net) -> list[str]:
+def output_tensors(builder: Builder, net: Net) -> list[str]:
     """The tensors of the model's outputs, in order; one that is no plain view of a tensor is copied."""
     found = []
     produced = {operator.output for operator in builder.operators}
