@@ -20,6 +20,7 @@ from tilewright.sim.energy import price_book
 from tilewright.sim.engine_leaf import LeafPricer, MemoryService
 from tilewright.sim.mapper_machine import Machine, machine_of
 from tilewright.sim.report import Breakdown
+from tilewright.sim.sequential_picks import with_grouped_picks
 from tilewright.sim.sequential_plan import (
     AttentionPlan,
     Fusion,
@@ -153,9 +154,10 @@ def product_cycles(array: MatrixArray, product: Product) -> float:
 @lru_cache(maxsize=256)
 def layer_work(graph: Graph) -> LayerWork:
     """The work of a graph."""
-    products = tuple(_product(graph, operator) for operator in graph.operators if is_gemm(operator, graph))
+    grouped, _ = with_grouped_picks(graph)
+    products = tuple(_product(grouped, one) for one in grouped.operators if is_gemm(one, grouped))
     evaluations: dict[str, int] = {}
-    for function, n in _evaluations(graph):
+    for function, n in _evaluations(grouped):
         evaluations[function] = evaluations.get(function, 0) + n
     read, written = compulsory_bytes(graph)
     return LayerWork(products, tuple(evaluations.items()), read, written)

@@ -17,6 +17,7 @@ from tilewright.sim.sequential_attention import AttentionStage, Choice
 from tilewright.sim.sequential_emit import Emitter
 from tilewright.sim.sequential_gemm import GemmStage, problem_of
 from tilewright.sim.sequential_narrow import with_narrow_operands
+from tilewright.sim.sequential_picks import Aliases, with_grouped_picks
 from tilewright.sim.sequential_plan import (
     AttentionPlan,
     Fusion,
@@ -56,19 +57,21 @@ class Sequential:
         if objective not in OBJECTIVES:
             raise MappingError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
         machine = machine_of(architecture)
-        return _Scheduler(with_narrow_operands(graph, machine.array), machine).program(objective)
+        grouped, aliases = with_grouped_picks(with_narrow_operands(graph, machine.array))
+        return _Scheduler(grouped, machine, aliases).program(objective)
 
 
 @lru_cache(maxsize=256)
-def _plan(graph: Graph, fusion: Fusion) -> GraphPlan:
-    return plan_graph(graph, fusion)
+def _plan(graph: Graph, fusion: Fusion, aliases: Aliases) -> GraphPlan:
+    return plan_graph(graph, fusion, aliases)
 
 
 class _Scheduler:
     """Schedules one graph on one machine."""
 
-    def __init__(self, graph: Graph, machine: Machine) -> None:
+    def __init__(self, graph: Graph, machine: Machine, aliases: Aliases) -> None:
         self._graph = graph
+        self._aliases = aliases
         self._machine = machine
         self._copies = int(machine.parameter("prefetch_depth", _DEFAULT_COPIES))
         self._one_pass = machine.parameter("attention", "one_pass") == "one_pass"
@@ -78,7 +81,7 @@ class _Scheduler:
         fused = bool(self._machine.parameter("fusion", True))
         fusion = Fusion(maps=fused, attention=fused, low_rank=fused)
         if fused:
-            if not factors_fit(self._graph, self._machine, _plan(self._graph, fusion)):
+            if not factors_fit(self._graph, self._machine, _plan(self._graph, fusion, self._aliases)):
                 fusion = Fusion(maps=True, attention=True, low_rank=False)
             found = self._emit(fusion, objective)
             if found is not None:
@@ -90,7 +93,7 @@ class _Scheduler:
 
     def _emit(self, fusion: Fusion, objective: Objective) -> Program | None:
         """The program with that fusion; None if a fused attention does not fit."""
-        plan = _plan(self._graph, fusion)
+        plan = _plan(self._graph, fusion, self._aliases)
         rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
         emitter = Emitter(self._graph, self._machine, self._copies, dict(plan.aliases))
         attention = {
@@ -130,7 +133,7 @@ class _Scheduler:
         """
         if choice.cycles < _POOR * stage.peak_cycles():
             return False
-        plan = _plan(self._graph, Fusion(fusion.maps, False, fusion.low_rank))
+        plan = _plan(self._graph, Fusion(fusion.maps, False, fusion.low_rank), self._aliases)
         rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
         emitter = Emitter(self._graph, self._machine, self._copies, {})
         names = {operator.name for operator in stage.plan.operators}

@@ -206,9 +206,12 @@ class Fusion:
     low_rank: bool
 
 
-def plan_graph(graph: Graph, fusion: Fusion) -> GraphPlan:
-    """Group the operators of `graph` into stages; without fusion only the functions of rows share one."""
-    planner = _Planner(graph)
+def plan_graph(graph: Graph, fusion: Fusion, aliases: Iterable[tuple[str, str]] = ()) -> GraphPlan:
+    """Group the operators of `graph` into stages; without fusion only the functions of rows share one.
+
+    `aliases` are those of the graph itself, which the plan takes over.
+    """
+    planner = _Planner(graph, aliases)
     if fusion.attention:
         planner.take_attention()
     if fusion.low_rank:
@@ -223,18 +226,22 @@ def plan_graph(graph: Graph, fusion: Fusion) -> GraphPlan:
 class _Planner:
     """Collects stages; an operator belongs to exactly one, which stands where its last operator stands."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, aliases: Iterable[tuple[str, str]] = ()) -> None:
         self._graph = graph
         self._position = {operator.name: i for i, operator in enumerate(graph.operators)}
         self._taken: set[str] = set()
         self._stages: list[tuple[int, StagePlan]] = []
-        self._aliases: list[tuple[str, str]] = []
+        self._aliases = list(aliases)
         self._fused_gathers: set[str] = set()
 
     def result(self) -> GraphPlan:
         """The stages in the order of their last operators, each behind all that it reads."""
         waiting = sorted(self._stages, key=lambda stage: stage[0])
-        written = {tensor: tensor for _, plan in waiting for tensor in _written(plan)} | dict(self._aliases)
+        written = dict(self._aliases)
+        for tensor, place in self._aliases:
+            while place in written:  # an alias of an alias
+                place = written[place]
+            written[tensor] = place
         ordered: list[StagePlan] = []
         unwritten = {tensor for _, plan in waiting for tensor in _written(plan)}
         while waiting:
@@ -248,7 +255,7 @@ class _Planner:
             _, plan = waiting.pop(position)
             unwritten -= _written(plan)
             ordered.append(plan)
-        return GraphPlan(tuple(ordered), tuple(self._aliases))
+        return GraphPlan(tuple(ordered), tuple(written.items()))
 
     def _take(self, plan: StagePlan) -> None:
         self._taken |= {operator.name for operator in plan.operators}

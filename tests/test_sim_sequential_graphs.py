@@ -204,6 +204,34 @@ def test_two_products_with_a_map_between_are_no_attention() -> None:
     assert run.counts.dram_read_bytes == 64 * 128 + 128 * 256 + 64 * 256 + 256 * 128
 
 
+def picked_product(n_rows: int, n_weights: int) -> Graph:
+    """y[m, n] = x[m, k] w[choice[m], k, n], 32 wide."""
+    shapes = {"x": ("m", "k"), "choice": ("m",), "w": ("v", "k", "n"), "y": ("m", "n")}
+    roles = {"choice": Role.INDEX, "w": Role.WEIGHT}
+    tensors = tuple(
+        Tensor(name, ranks, "int32" if name == "choice" else "int8", roles.get(name, Role.ACTIVATION))
+        for name, ranks in shapes.items()
+    )
+    picked = Access("w", (Index(), Index.of("k"), Index.of("n")))
+    inputs = (Access.of("x", "m", "k"), picked, Access.of("choice", "m"))
+    product = Operator("expert", Kind.CONTRACTION, Access.of("y", "m", "n"), inputs, "mul", "sum")
+    after = Operator("relu", Kind.POINTWISE, Access.of("z", "m", "n"), (Access.of("y", "m", "n"),), "relu")
+    tensors += (Tensor("z", ("m", "n"), "int8", Role.ACTIVATION),)
+    sizes = (("m", n_rows), ("v", n_weights), ("k", 32), ("n", 32))
+    return Graph("experts", sizes, tensors, (product, after), ("x", "choice", "w"), ("z",))
+
+
+def test_rows_that_pick_the_same_weights_share_them() -> None:
+    """12 rows over 4 weights: 3 rows each and every weight read once; 2 rows pick 2 of 4 weights."""
+    for n_rows, n_read in ((12, 4), (2, 2)):
+        run = ran(picked_product(n_rows, 4))
+        assert [stage.name for stage in run.program.stages] == ["expert", "relu"]
+        assert run.counts.n_macs == n_rows * 32 * 32
+        assert run.counts.tensor_read_bytes["w"] == n_read * 32 * 32
+        times = {nest.name: nest for nest in run.timing.nests}
+        assert times["relu_load_input"].start_cycle >= times["expert_store"].end_cycle
+
+
 @given(graph=graphs(), fusion=st.booleans(), attention=st.sampled_from(("one_pass", "three_pass")),
        depth=st.sampled_from((1, 2, 4)), kib=st.sampled_from((16, 64)))  # fmt: skip
 def test_no_graph_ends_in_anything_but_a_result_or_one_line(
