@@ -12,7 +12,11 @@ IMAGE_RANKS = ("b", "y", "x", "d")
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """`kernel` x `kernel` taps, `stride` apart, symmetric padding; each channel by itself if `depthwise`."""
+    """`kernel` x `kernel` taps, `stride` apart; each channel by itself if `depthwise`.
+
+    `padding` stands before the image and, where `padding_after` says nothing else, behind it too. Taps are
+    `dilation` positions apart.
+    """
 
     module: str
     kernel: int
@@ -20,23 +24,32 @@ class Convolution:
     padding: int = 0
     depthwise: bool = False
     bias: bool = True
+    dilation: int = 1
+    padding_after: int | None = None
 
 
 def convolve(
-    builder: LayerBuilder, source: Access, spec: Convolution, channels: str, ranks: tuple[str, ...]
-) -> str:
+    builder: LayerBuilder, source: Access, spec: Convolution, channels: str, ranks: tuple[str, ...],
+    flat_side: int = 0,
+) -> str:  # fmt: skip
     """Convolve source[b, row, column, channels] into a tensor over `ranks` (batch, row, column, channel).
 
-    The indices of `source` for rows and columns are replaced by stride * position + tap - padding.
+    The indices of `source` for rows and columns are replaced by stride * position + tap - padding. With
+    `flat_side` the source is [b, flat_side * row + column, channels], which knows no padding.
     """
     name = word(spec.module)
     taps = tuple(builder.rank(f"{axis}_{name}", spec.kernel) for axis in "uv")
     rows, columns = (
-        Index((IndexTerm(position, spec.stride), IndexTerm(tap)), -spec.padding)
+        Index((IndexTerm(position, spec.stride), IndexTerm(tap, spec.dilation)), -spec.padding)
         for position, tap in zip(ranks[1:3], taps, strict=True)
     )
+    if flat_side:
+        down = tuple(IndexTerm(term.rank, term.coefficient * flat_side) for term in rows.terms)
+        place: tuple[Index, ...] = (Index((*down, *columns.terms)),)
+    else:
+        place = (rows, columns)
     channel = ranks[3] if spec.depthwise else channels
-    image = Access(source.tensor, (source.indices[0], rows, columns, Index.of(channel)))
+    image = Access(source.tensor, (source.indices[0], *place, Index.of(channel)))
     inner = taps if spec.depthwise else (*taps, channels)
     weight = builder.access(builder.weight(spec.module, "weight", (*inner, ranks[3])))
     product = builder.contraction(name, f"{name}_product", ranks, (image, weight), "conv")
@@ -214,7 +227,9 @@ POOLING = Convolution("pooler", 3, 2, 1)
 
 def side_after(side: int, spec: Convolution) -> int:
     """Positions along a side behind a convolution."""
-    return (side + 2 * spec.padding - spec.kernel) // spec.stride + 1
+    after = spec.padding if spec.padding_after is None else spec.padding_after
+    reach = spec.dilation * (spec.kernel - 1) + 1
+    return (side + spec.padding + after - reach) // spec.stride + 1
 
 
 def _normalised(

@@ -19,6 +19,7 @@ _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
     "families_llama": ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi"),
     "families_mamba": ("mamba", "mamba2"),
     "families_neox": ("gpt_neox", "gptj", "gpt_neo", "bloom", "falcon"),
+    "families_pyramids": ("segformer", "pvt", "pvt_v2", "cvt"),
     "families_seq2seq": ("t5", "bart", "pegasus", "whisper"),
     "families_sound": ("wav2vec2", "audio-spectrogram-transformer"),
     "families_stages": ("swin", "convnext", "convnextv2", "resnet"),
