@@ -86,9 +86,10 @@ def kernel(function: F) -> F:
     """Compile `function` with numba: no Python objects, no fastmath, cached on disk."""
     # numba takes the folder from its configuration when a function is decorated; another user of
     # numba in the same process keeps its own.
-    others = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _CACHE_FOLDER
+    config: Any = numba.config  # its settings are made at run time, unknown to type checkers
+    others = config.CACHE_DIR
+    config.CACHE_DIR = _CACHE_FOLDER
     try:
         return cast(F, numba.njit(cache=True, fastmath=False, error_model="numpy")(function))
     finally:
-        numba.config.CACHE_DIR = others
+        config.CACHE_DIR = others

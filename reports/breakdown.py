@@ -52,10 +52,11 @@ def _latency_bars(axes: Any, report: Mapping[str, Any]) -> None:
     colour_of = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)} | {"": GREY}
     axes.barh([name for name, _, _ in rows], [ms for _, ms, _ in rows],
               color=[colour_of[kind] for _, _, kind in rows])  # fmt: skip
-    for kind in kinds:
-        axes.barh([], [], color=colour_of[kind], label=f"bound by {kind}")
     if kinds:
-        axes.legend(loc="lower right")
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=colour_of[kind], label=f"bound by {kind}") for kind in kinds]
+        axes.legend(handles=patches, loc="lower right")
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("latency, all layers (ms)")
     axes.tick_params(axis="y", labelsize=7)
@@ -96,7 +97,7 @@ def _energy_bars(axes: Any, report: Mapping[str, Any]) -> None:
         for position, (action, pj) in enumerate(by_component[name]):
             axes.barh(row, pj * 1e-9, left=left * 1e-9, color=COLOURS[position % len(COLOURS)],
                       edgecolor="white", linewidth=0.5)  # fmt: skip
-            if pj > 0.06 * total:
+            if pj > 0.16 * total:
                 axes.text(
                     (left + pj / 2) * 1e-9, row, action, ha="center", va="center", fontsize=6, color="white"
                 )

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.dataflow import textfile
+from tilewright.dataflow.errors import InputError
 from tilewright.search.objective import METRICS, cost_of
 from tilewright.search.outcome import Generation, Row
 from tilewright.search.pareto import hypervolume, knee_index, pareto_mask
@@ -147,31 +147,18 @@ def write_tables(fronts: Fronts, folder: Path) -> tuple[Path, ...]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write `text` so that `file` is there whole or as it was before.
-
-    Raises StudyError if it cannot be written (disk full, read-only folder).
-    """
-    temporary = None
+    """Write `text` so that `file` is there whole or as it was before. Raises StudyError if it cannot be."""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=file.parent, prefix=f".{file.name}.", delete=False
-        ) as handle:
-            temporary = handle.name
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-            os.fchmod(handle.fileno(), 0o644)
-        os.replace(temporary, file)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise StudyError(f"{file}: cannot be written: {error.strerror}") from error
+        textfile.write_whole(file, text)
+    except InputError as error:
+        raise StudyError(str(error)) from None
 
 
 def _designs_table(fronts: Fronts) -> str:
     objectives = list(fronts.plan["objectives"])
     parameters = _names(row.design.parameters for row in fronts.rows)
-    metrics = [name for name in _names(row.outcome.metrics for row in fronts.rows) if name not in objectives]
+    shown = {*objectives, *parameters}  # a parameter that is a metric too (clock_mhz) stands once
+    metrics = [name for name in _names(row.outcome.metrics for row in fronts.rows) if name not in shown]
     front_keys = {row.key for front in fronts.fronts for row in front.rows}
     header = ["number", "generation", "status", "on_front", "device_class", "template", "device"]
     lines = [
@@ -186,9 +173,8 @@ def _designs_table(fronts: Fronts) -> str:
 
 def _front_table(front: Front) -> str:
     parameters = _names(row.design.parameters for row in front.rows)
-    metrics = [
-        name for name in _names(row.outcome.metrics for row in front.rows) if name not in front.objectives
-    ]
+    shown = {*front.objectives, *parameters}
+    metrics = [name for name in _names(row.outcome.metrics for row in front.rows) if name not in shown]
     best = {index: name for name, index in reversed(list(front.best.items()))}
     lines = [
         [row.number, index == front.knee, best.get(index, ""), row.design.template, row.design.device,

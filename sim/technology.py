@@ -36,7 +36,7 @@ Row = dict[str, str]
 def rows(file: str) -> tuple[Row, ...]:
     """The rows of one data file of the package; every row has a unit, a condition and a source."""
     with (_DATA / file).open(encoding="utf-8", newline="") as stream:
-        return tuple(csv.DictReader(stream))
+        return tuple(csv.DictReader(line for line in stream if not line.startswith("#")))
 
 
 def power_law(points: Points, size: float) -> float:

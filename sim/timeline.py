@@ -2,13 +2,11 @@
 
 import heapq
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tilewright.dataflow.errors import InputError
+from tilewright.dataflow.textfile import write_whole
 from tilewright.sim.engine import Tasks, run, simulated
 
 Event = dict[str, Any]
@@ -55,7 +53,7 @@ def write_timeline(
 ) -> None:
     """Write the timelines of (label, tasks) as one JSON file; the file is whole or not there.
 
-    Raises InputError if it cannot be written.
+    Raises InputError if it cannot be written, or names a device.
     """
     events = [
         event
@@ -63,19 +61,7 @@ def write_timeline(
         for event in timeline_events(tasks, process, label, max_leaves)
     ]
     text = json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}, separators=(",", ":"))
-    target = Path(path)
-    try:
-        handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(draft, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    write_whole(Path(path), text)
 
 
 def _name(kind: str, process: int, track: int, name: str) -> Event:

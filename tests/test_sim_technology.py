@@ -139,7 +139,10 @@ def test_every_row_has_a_value_and_a_source(file: str) -> None:
     found = technology.rows(file)
     assert found
     for row in found:
-        assert row["source"]
+        if file == "validated_errors.csv":  # names what it was held against, where it was
+            assert row["against"] or not row["mean_abs_error_fraction"]
+        else:
+            assert row["source"]
         assert all(value is not None for value in row.values()), row
         for column in ("value", "low", "mid", "high"):
             if row.get(column) and file != "devices.csv":

@@ -57,12 +57,12 @@ def test_the_file_holds_every_layer_as_a_process(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_wrong_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"timeline\.json: cannot be written"):
+    with pytest.raises(InputError, match=r"timeline\.json: is no regular file"):
         write_timeline(tmp_path / "absent" / "timeline.json", [("block", tasks())])
 
 
 def test_a_file_that_cannot_be_replaced_leaves_no_draft(tmp_path: Path) -> None:
     (tmp_path / "timeline.json").mkdir()
-    with pytest.raises(InputError, match=r"timeline\.json: cannot be written"):
+    with pytest.raises(InputError, match=r"timeline\.json: is no regular file"):
         write_timeline(tmp_path / "timeline.json", [("block", tasks())])
     assert [entry.name for entry in tmp_path.iterdir()] == ["timeline.json"]

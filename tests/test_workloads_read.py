@@ -24,12 +24,12 @@ def _refusal(file: Path, content: str | dict[str, Any], **terms: Any) -> str:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none/config\.json: no such file or directory"):
+    with pytest.raises(InputError, match=r"none/config\.json: No such file or directory"):
         load_workload(tmp_path / "none" / "config.json")
 
 
 def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"config\.json: no such file or directory"):
+    with pytest.raises(InputError, match=r"config\.json: No such file or directory"):
         load_workload(tmp_path)
 
 

@@ -3,11 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from tilewright.dataflow.cascade import Cascade, load_cascade
 from tilewright.dataflow.cascade_summary import describe_cascade
 from tilewright.dataflow.errors import InputError
+from tilewright.runs import scalar
 
 #: Sizes of ranks that are not stated; small powers of two, so that grouped heads and splits divide.
 ASSUMED_ELEMENTS = 64
@@ -58,7 +57,7 @@ def _stated(settings: list[str] | None) -> dict[str, int | float]:
     found: dict[str, int | float] = {}
     for setting in settings or []:
         name, _, text = setting.partition("=")
-        value = yaml.safe_load(text) if text else None
+        value = scalar(text) if text else None
         if not name or isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"--set takes RANK=number, got {setting!r}")
         found[name] = value

@@ -11,9 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from tilewright.dataflow.errors import InputError, nearest
+from tilewright.dataflow.textfile import read_text
 
 #: A study or design is a page of text; a larger file is a mistake or an attack.
 MAX_FILE_BYTES = 4 * 1024 * 1024
+
+#: Names of workloads: they become column and file names.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
 
 Value = int | float | str | bool
 Objective = Literal["latency", "energy", "edp"]
@@ -26,6 +30,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
             if (key := key_node.value) in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} stands twice", key_node.start_mark
@@ -40,22 +48,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_text(path: Path) -> str:
-    """The text of a small file. Raises InputError if it is missing, unreadable, too large or not UTF-8."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from None
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises InputError with line and column of a syntax error."""
     try:
-        content = yaml.load(read_text(path), Loader=_UniqueKeyLoader)  # a SafeLoader
+        content = yaml.load(read_text(path, MAX_FILE_BYTES), Loader=_UniqueKeyLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -104,7 +100,7 @@ class Precision(_Model):
 class WorkloadFile(_File):
     """One model in one phase. Paths are relative to the file that names them."""
 
-    name: str | None = None
+    name: Annotated[str, Field(pattern=NAME)] | None = None
     model: str
     adapter: str | None = None
     adapter_mode: Literal["unmerged", "merged", "none"] = "unmerged"
@@ -123,7 +119,7 @@ class WorkloadFile(_File):
 class StudyWorkload(WorkloadFile):
     """A workload of a study, with its weight in the combination."""
 
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
 
 
 class DesignFile(_File):
@@ -148,7 +144,7 @@ class SearchSettings(_Model):
 class StudyFile(_File):
     """A search or a sweep."""
 
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,120}$")] | None = None
     workloads: Annotated[tuple[StudyWorkload, ...], Field(min_length=1)]
     combine: Literal["sum", "geomean", "worst"] = "sum"
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("sequential",)

@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from tilewright.dataflow.errors import InputError
-from tilewright.files import DesignFile, WorkloadFile, problem_line, read_text
+from tilewright.dataflow.textfile import read_text
+from tilewright.files import MAX_FILE_BYTES, DesignFile, WorkloadFile, problem_line
 from tilewright.hierarchy import declared_architecture
 from tilewright.sim.architecture import Dram
 from tilewright.sim.design import Design
@@ -212,11 +213,21 @@ def _settings(settings: list[str] | None) -> "dict[str, Value]":
     found: dict[str, Value] = {}
     for setting in settings or []:
         name, equals, text = setting.partition("=")
-        value = yaml.safe_load(text) if equals and text else None
+        value = scalar(text) if equals and text else None
         if not isinstance(value, int | float | str | bool):
             raise InputError(f"--set takes NAME=VALUE, got {setting!r}")
+        if name in found:
+            raise InputError(f"--set gives {name!r} twice")
         found[name] = value
     return found
+
+
+def scalar(text: str) -> object:
+    """A word as YAML reads it: a number, a truth value or itself; None for anything that is no word."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return None
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -238,7 +249,7 @@ def _report_of(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in _YAML_SUFFIXES:
         return from_file(path, None).simulate("tile").to_dict()
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path, MAX_FILE_BYTES))
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from None
     if not isinstance(content, dict) or "latency_ms" not in content:

@@ -10,7 +10,8 @@ from statistics import mean, median
 from typing import Any
 
 from tilewright.dataflow.errors import InputError
-from tilewright.files import read_text
+from tilewright.dataflow.textfile import read_text
+from tilewright.files import MAX_FILE_BYTES
 from tilewright.search.front import write_whole
 
 #: A point: id, set, reference, ours, error_fraction, skipped_because.
@@ -95,7 +96,7 @@ def _own_points(package: str, name: str) -> Path:
 
 
 def _rows(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    lines = [line for line in read_text(file).splitlines() if not line.startswith("#")]
+    lines = [line for line in read_text(file, MAX_FILE_BYTES).splitlines() if not line.startswith("#")]
     reader = csv.DictReader(lines)
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
         raise InputError(f"{file}: column {missing[0]!r} is missing")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tilewright.dataflow.errors import InputError
+from tilewright.dataflow.textfile import read_text
 
 MAX_FILE_BYTES = 16 * 2**20
 
@@ -21,29 +22,34 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises InputError: missing, unreadable, over MAX_FILE_BYTES, not UTF-8, not JSON (line and column),
     nested too deeply, not an object.
     """
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{file}: larger than {MAX_FILE_BYTES} bytes, which no configuration is")
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{file}: {(error.strerror or 'cannot be read').lower()}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text at byte {error.start}") from None
+    text = read_text(file, MAX_FILE_BYTES)
     return _parse(text, str(file))
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise InputError(f"{source}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
         raise InputError(f"{source}: nested too deeply") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     except ValueError:  # an integer with thousands of digits
         raise InputError(f"{source}: a number has too many digits") from None
     if not isinstance(value, dict):
         raise InputError(f"{source}: must hold a JSON object, holds {_kind(value)}")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no key may stand twice: which of the two would count is anybody's guess."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"key {twice!r} stands twice")
+    return found
 
 
 def preset_names(folder: str) -> tuple[str, ...]:
