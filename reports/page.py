@@ -73,7 +73,7 @@ def _class_data(front: Front, rows: Sequence[Row]) -> dict[str, Any]:
     front_keys = {row.key for row in front.rows}
     return {
         "objectives": list(front.objectives),
-        "metrics": [{"name": name, "unit": unit_of(name, front.device_class)} for name in metrics],
+        "metrics": [{"name": name, "unit": _unit(name, front.device_class)} for name in metrics],
         "parameters": parameters,
         "knee": front.rows[front.knee].key,
         "best": {front.rows[index].key: name for name, index in front.best.items()},
@@ -92,6 +92,11 @@ def _class_data(front: Front, rows: Sequence[Row]) -> dict[str, Any]:
             for row in shown
         ],
     }
+
+
+def _unit(name: str, device_class: str) -> str:
+    unit = unit_of(name, device_class)
+    return "fraction" if unit == "1" and name.endswith(("area", "_fraction")) else unit
 
 
 def _best(entry: BestDesign) -> dict[str, Any]:

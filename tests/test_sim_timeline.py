@@ -57,7 +57,7 @@ def test_the_file_holds_every_layer_as_a_process(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_wrong_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"timeline\.json: is no regular file"):
+    with pytest.raises(InputError, match=r"timeline\.json: cannot be written: No such file"):
         write_timeline(tmp_path / "absent" / "timeline.json", [("block", tasks())])
 
 

@@ -2,6 +2,7 @@
 2 wrong input (one line on standard error), 130 interrupted."""
 
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -340,13 +341,22 @@ def _fail(message: str) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    signal.signal(signal.SIGINT, _interrupt)
     sys.exit(run(arguments))
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    """The first interrupt ends the run; those that follow must not break its tidying up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str] | None) -> int:
     """Run the command line; returns the exit status. Whatever is wrong is one line on standard error."""
     from tilewright.dataflow.errors import InputError
 
+    if sys.stdout is None:
+        return _one_line("standard output is closed", 2)
     try:
         answer = app(arguments, standalone_mode=False)
     except _UsageError as error:
@@ -354,7 +364,7 @@ def run(arguments: list[str] | None) -> int:
     except InputError as error:
         return _one_line(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _one_line("interrupted", 130)
+        return _one_line("interrupted", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -363,10 +373,17 @@ def run(arguments: list[str] | None) -> int:
         return _one_line(f"{name}{error.strerror or error}", 2)
     except RecursionError:
         return _one_line("the input is nested too deeply", 2)
+    if answer == INTERRUPTED:  # typer's own way to end on an interrupt
+        return _one_line("interrupted", INTERRUPTED)
     return answer if isinstance(answer, int) else 0
 
 
+INTERRUPTED = 130
+
+
 def _one_line(message: str, status: int) -> int:
+    if sys.stderr is None:
+        return status
     print(f"tilewright: {' '.join(message.split())}", file=sys.stderr)
     return status
 

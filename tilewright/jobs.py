@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BEST_FOLDER = "best"
 HLS_FOLDER = "hls"
+STUDY_NAME = "name.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def run(
     plan = plan_of(study, evaluations=evaluations, seed=seed)
     with study_progress(plan, sys.stderr, quiet=quiet) as progress:
         fronts = run_study(plan, out, workers=workers, resume=resume, progress=progress)
+    write_whole(out / STUDY_NAME, json.dumps(study.name or out.resolve().name) + "\n")
     names = copy_workloads(study, out)
     workloads = [workload_of(entry, study.folder) for entry in study.workloads]
     chosen = _chosen(fronts)
@@ -174,8 +176,16 @@ def draw(folder: Path, out: Path) -> dict[str, Any]:
             )
         )
     page = out / "report.html"
-    write_whole(page, study_page(folder.resolve().name, fronts, best, figures, _notes(stored)))
+    write_whole(page, study_page(_title(folder), fronts, best, figures, _notes(stored)))
     return {"files": [str(page), *(str(file) for file in figures.values())]}
+
+
+def _title(folder: Path) -> str:
+    """The name of the study in `folder`."""
+    try:
+        return str(json.loads((folder / STUDY_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return folder.resolve().name
 
 
 def _caption(front: Front) -> str:

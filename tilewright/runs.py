@@ -176,7 +176,11 @@ def from_options(
     if model is None:
         raise InputError("give a MODEL, a WORKLOAD.yaml or --design DESIGN.yaml")
     file, folder = workload_file(model, stated)
-    design = Design(template or "sequential", device or "u280", _settings(settings))
+    design = Design(
+        "sequential" if template is None else template,
+        "u280" if device is None else device,
+        _settings(settings),
+    )
     _check_design(design)
     return Run(workload_of(file, folder), design)
 
