@@ -145,6 +145,8 @@ def _band_of(net: Net, node: Node, name: str, square: tuple[int, ...]) -> Band |
 def band_of(allowed: Array) -> Band | None:
     """The band lower <= key - query <= upper that is allowed[..., query, key]; None if it is no band."""
     rows, columns = allowed.shape[-2:]
+    if not allowed.size:
+        return None
     squares = allowed.reshape(-1, rows, columns)
     if not bool((squares == squares[0]).all()) or not squares[0].any():
         return None

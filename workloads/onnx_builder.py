@@ -230,7 +230,15 @@ class Builder:
         return View(flat.tensor, dims, (Item(flat.items[0].atom, self._strides(atoms)),))
 
     def read(self, view: View, dims: Sequence[Dim]) -> Read:
-        """The view read at the positions of an operator's dimensions, size 1 repeated."""
+        """The view read at the positions of an operator's dimensions, size 1 repeated.
+
+        Raises InputError for dimensions of other sizes.
+        """
+        sizes = [(self.size(own), self.size(other)) for own, other in zip(view.dims, dims, strict=True)]
+        if wrong := [pair for pair in sizes if pair[0] not in (1, pair[1])]:
+            raise self.refuse(
+                f"its operands do not fit together: {wrong[0][0]} against {wrong[0][1]} elements"
+            )
         for attempt in range(2):
             fits = True
             pairs = []

@@ -44,6 +44,8 @@ def _numbers(inputs: Inputs, position: int, attributes: Attributes, name: str) -
     """Whole numbers of an operand, in older versions of an attribute; None if neither is there."""
     found = inputs[position] if position < len(inputs) else None
     if found is not None:
+        if found.dtype.kind not in "iu":
+            raise UnknownValueError(f"operand {position} holds no whole numbers")
         return [int(value) for value in found.reshape(-1)]
     stated = attributes.get(name)
     return None if stated is None else [int(value) for value in stated]

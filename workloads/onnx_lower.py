@@ -69,8 +69,8 @@ def numbers(builder: Builder, node: Node, position: int, name: str) -> list[int]
     """Whole numbers of a constant operand, or of an attribute; None if neither is there."""
     if operand := node.input(position):
         array = builder.values.array(operand)
-        if array is None:
-            raise builder.refuse(f"operand {operand!r} must be a constant whose values are known")
+        if array is None or array.dtype.kind not in "iu":
+            raise builder.refuse(f"operand {operand!r} must be whole numbers that are constant and known")
         return [int(value) for value in array.reshape(-1)]
     stated = node.attributes.get(name)
     return None if stated is None else [int(value) for value in stated]

@@ -101,7 +101,7 @@ class Net:
         stated: Iterable[int] | None = node.attributes.get("axes")
         if operand := node.input(1):
             array = self.values.array(operand)
-            if array is None:
+            if array is None or array.dtype.kind not in "iu":
                 return None
             stated = [int(axis) for axis in array.reshape(-1)]
         if not stated:

@@ -56,6 +56,8 @@ def _product(builder: Builder, node: Node, a: View, b: View) -> View:
         batch.append(builder.classes.dim_like(x if builder.size(x) != 1 or builder.size(y) == 1 else y))
     m, n = builder.classes.dim_like(a.dims[-2]), builder.classes.dim_like(b.dims[-1])
     k = builder.classes.dim_like(a.dims[-1])
+    if builder.size(k) != builder.size(b.dims[-2]):
+        raise builder.refuse(f"its sums run over {builder.size(k)} and {builder.size(b.dims[-2])} elements")
     dims = (*batch, m, n)
     keys = k if "scale" not in node.attributes else n
     reads = [(a, (*batch, m, k)), (b, (*batch, k, n))]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx import TensorProto, TypeProto, checker, defs, helper, numpy_helper, shape_inference
 
 from tilewright.dataflow.errors import InputError
 from tilewright.workloads.onnx_contrib import contrib_shapes
@@ -258,7 +258,7 @@ class Values:
             return self._of_contrib(node)
         try:
             schema = defs.get_schema(node.op, self._opsets.get("", 1), "")
-        except defs.SchemaError:
+        except (defs.SchemaError, TypeError):  # a version that is no version at all
             raise InputError(
                 f"{self._source}: {node}: operator {shown(node.op)} is not one of the standard"
                 f" (version {self._opsets.get('', 1)})"
@@ -279,7 +279,13 @@ class Values:
             found = shape_inference.infer_node_outputs(
                 schema, node.proto, types, data, opset_imports=self._imports, ir_version=self._ir_version
             )
-        except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError) as error:
+        except (
+            shape_inference.InferenceError,
+            checker.ValidationError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+        ) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self._source}: {node}: {reason[:160]}") from None
         return [self._checked(node, name, found.get(name)) for name in node.outputs]
