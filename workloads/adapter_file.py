@@ -13,6 +13,10 @@ Alpha = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0, le=2**20)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Bias = Literal["none", "all", "lora_only"]
+TunerBias = Literal[
+    "none", "all", "vera_only", "boft_only", "oft_only", "hra_only", "miss_only", "fourier_only",
+    "vblora_only", "randlora_only", "c3a_only",
+]  # fmt: skip
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"]
 
 #: Modules that the library trains in full beside the adapter, by task.
@@ -105,7 +109,7 @@ class Ia3File(TunerFile):
 
 class VeraFile(TunerFile):
     r: Rank = 256
-    bias: Bias = "none"
+    bias: TunerBias = "none"
 
 
 class ShiraFile(TunerFile):
@@ -126,7 +130,7 @@ class BoftFile(TunerFile):
     boft_block_size: Annotated[int, Field(ge=0, le=2**20)] = 4
     boft_block_num: Annotated[int, Field(ge=0, le=2**20)] = 0
     boft_n_butterfly_factor: Annotated[int, Field(gt=0, le=64)] = 1
-    bias: Bias = "none"
+    bias: TunerBias = "none"
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "BoftFile":
@@ -135,8 +139,49 @@ class BoftFile(TunerFile):
         return self
 
 
+class HraFile(TunerFile):
+    """HRA; with `apply_GS` the directions are made orthogonal first."""
+
+    r: Rank = 8
+    apply_GS: bool = False  # noqa: N815 as the files spell it
+    bias: TunerBias = "none"
+
+
+class VectorBankFile(TunerFile):
+    r: Rank = 4
+    num_vectors: Count = 256
+    vector_length: Count = 256
+    topk: Count = 2
+    bias: TunerBias = "none"
+
+    @model_validator(mode="after")
+    def _enough_vectors(self) -> "VectorBankFile":
+        if self.topk > self.num_vectors:
+            raise ValueError(f"topk {self.topk} exceeds num_vectors {self.num_vectors}")
+        return self
+
+
+class RandLoraFile(TunerFile):
+    r: Rank = 32
+    bias: TunerBias = "none"
+
+
+class CirculantFile(TunerFile):
+    block_size: Count = 256
+    block_size_pattern: dict[str, Count] | None = None
+    bias: TunerBias = "none"
+
+
 class PromptFile(AdapterFile):
     num_virtual_tokens: Count
+
+
+class PromptNetworkFile(PromptFile):
+    """P-tuning: a network, perceptron or recurrent, makes the prompt."""
+
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
+    encoder_hidden_size: Count | None = None
+    encoder_num_layers: Annotated[int, Field(gt=0, le=64)] = 2
 
 
 class PrefixFile(PromptFile):
@@ -154,7 +199,7 @@ class LohaFile(TunerFile):
 class FourierFile(TunerFile):
     n_frequency: Annotated[int, Field(gt=0, le=2**30)] = 1000
     n_frequency_pattern: dict[str, Annotated[int, Field(gt=0, le=2**30)]] | None = None
-    bias: Bias = "none"
+    bias: TunerBias = "none"
 
 
 class RoadFile(TunerFile):
@@ -182,7 +227,7 @@ class OftFile(TunerFile):
     block_share: bool = False
     use_cayley_neumann: Literal[True] = True
     num_cayley_neumann_terms: Annotated[int, Field(ge=4, le=64)] = 5
-    bias: Bias = "none"
+    bias: TunerBias = "none"
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "OftFile":
@@ -195,4 +240,4 @@ class MissFile(TunerFile):
     r: Rank = 64
     mini_r: Annotated[int, Field(gt=0, le=MAX_RANK)] = 1
     init_weights: bool | Literal["mini"] = True
-    bias: Bias = "none"
+    bias: TunerBias = "none"

@@ -10,7 +10,9 @@ from tilewright.workloads.adapter_file import (
     AdaLoraFile,
     AdapterFile,
     BoftFile,
+    CirculantFile,
     FourierFile,
+    HraFile,
     Ia3File,
     LohaFile,
     LokrFile,
@@ -20,10 +22,13 @@ from tilewright.workloads.adapter_file import (
     OftFile,
     PrefixFile,
     PromptFile,
+    PromptNetworkFile,
+    RandLoraFile,
     RoadFile,
     ShiraFile,
     TokensFile,
     TunerFile,
+    VectorBankFile,
     VeraFile,
 )
 from tilewright.workloads.adapter_plan import Change, Trained, TunerPlan
@@ -31,10 +36,14 @@ from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
 from tilewright.workloads.builder import Module
 from tilewright.workloads.butterfly import Butterfly
+from tilewright.workloads.circulant import Circulant
 from tilewright.workloads.lora import Dora, Lora, lora_scale
 from tilewright.workloads.lowering import AdapterPlan
 from tilewright.workloads.orthogonal import BlockRotation
+from tilewright.workloads.prompt_networks import NetworkPlan
 from tilewright.workloads.prompts import PassivePlan, PrefixPlan, PromptPlan
+from tilewright.workloads.reflections import Reflections
+from tilewright.workloads.shared_bases import BankPlan, RandomBases, VectorBank
 from tilewright.workloads.targets import Targets, by_pattern, check_pattern
 from tilewright.workloads.transformer import Model, Transformer
 from tilewright.workloads.tuners import (
@@ -180,6 +189,47 @@ def _boft(file: BoftFile, site: Site) -> TunerPlan:
     return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
 
 
+def _hra(file: HraFile, site: Site) -> TunerPlan:
+    site.check_rank(file.r)
+    change = Reflections(file.r, file.apply_GS)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _vector_bank(file: VectorBankFile, site: Site) -> TunerPlan:
+    site.check_rank(file.r)
+    change = VectorBank(file.r, file.num_vectors, file.vector_length, file.topk)
+    plan = _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+    return BankPlan(**vars(plan), n_shared=file.num_vectors * file.vector_length)
+
+
+def _randlora(file: RandLoraFile, site: Site) -> TunerPlan:
+    change = RandomBases(file.r)
+    return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
+
+
+def _circulant(file: CirculantFile, site: Site) -> TunerPlan:
+    sizes = file.block_size_pattern or {}
+    for pattern in sizes:
+        check_pattern(pattern, "block_size_pattern", site.source)
+
+    def change(_module: Module, path: str) -> Circulant:
+        return Circulant(by_pattern(sizes, path, file.block_size))
+
+    return _tuner(file, site, change, patterns=sizes, trained=_trained(file, file.bias))
+
+
+def _prompt_network(file: PromptNetworkFile, site: Site) -> NetworkPlan:
+    stack = _one_stack(site)
+    hidden, recurrent = (
+        file.encoder_hidden_size or stack.width,
+        file.encoder_reparameterization_type == "LSTM",
+    )
+    return NetworkPlan(
+        file.num_virtual_tokens, stack.width, _trained(file), hidden_width=hidden,
+        n_recurrent=file.encoder_num_layers if recurrent else 0,
+    )  # fmt: skip
+
+
 def _prompt(file: PromptFile, site: Site) -> PromptPlan:
     _one_stack(site)
     return PromptPlan(file.num_virtual_tokens, site.model.width, _trained(file))
@@ -286,6 +336,11 @@ METHODS: Mapping[str, AdapterMethod[Any]] = {
     "MISS": AdapterMethod(MissFile, _miss),
     "LN_TUNING": AdapterMethod(NormFile, _norms),
     "TRAINABLE_TOKENS": AdapterMethod(TokensFile, _tokens),
+    "HRA": AdapterMethod(HraFile, _hra),
+    "VBLORA": AdapterMethod(VectorBankFile, _vector_bank),
+    "RANDLORA": AdapterMethod(RandLoraFile, _randlora),
+    "C3A": AdapterMethod(CirculantFile, _circulant),
+    "P_TUNING": AdapterMethod(PromptNetworkFile, _prompt_network),
     "PROMPT_TUNING": AdapterMethod(PromptFile, _prompt),
     "PREFIX_TUNING": AdapterMethod(PrefixFile, _prefix),
 }

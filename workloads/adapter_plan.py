@@ -123,6 +123,8 @@ class TunerPlan:
         for module in modules:
             path = module.path if layer is None else module.path.replace("*", str(layer))
             names = dict.fromkeys((path, self.old_path(path)))
+            if any(self.targets.excludes(name) for name in names):
+                continue
             named = next((name for name in names if self.targets.match(module, name)), None)
             if module.kind != "norm" and named is not None and not kept_twice.copies(path):
                 changes.append((module.path, self.change(module, named)))

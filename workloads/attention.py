@@ -84,7 +84,7 @@ class Attention:
     def n_past(self, run: Run) -> int:
         """Earlier tokens whose keys and values are held: a window keeps one less than itself."""
         if not self.cached:
-            return 0
+            return run.n_prefix
         held = run.cache + run.n_prefix
         return held if self._held_window is None else min(held, self._held_window - 1)
 
@@ -130,7 +130,7 @@ def _look_at_self(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
     if spec.rotary_dim:
         query = _rotate(builder, query, "h", "query", spec)
         key = _rotate(builder, key, spec.groups_rank, "key", spec)
-    if spec.cached and (builder.run.phase != "train" or builder.run.n_prefix):
+    if builder.run.n_prefix or (spec.cached and builder.run.phase != "train"):
         key = _append(builder, key, spec, "key")
         value = _append(builder, value, spec, "value")
     return Heads(query, key, value)
@@ -261,7 +261,8 @@ def _append(builder: LayerBuilder, rows: HeadRows, spec: Attention, name: str) -
         f"append_{name}", Kind.SCATTER, Access(cache, indices), tuple(inputs), group="kv_cache",
         parameters=((KEPT_ROWS, spec.n_kept(run)),),
     )  # fmt: skip
-    builder.keep(cache)
+    if spec.cached:
+        builder.keep(cache)
     return _cache_rows(cache)
 
 

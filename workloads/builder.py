@@ -32,6 +32,7 @@ class Linear:
     adapts: bool = True  # "all-linear" includes it
     bmm_group: str = "bmm"  # the group of batched products that an adapter adds to it
     alias: str = ""
+    made_weight: Access | None = None  # what an adapter makes of the weight, which is declared then
 
     @property
     def name(self) -> str:
@@ -338,8 +339,8 @@ class LayerBuilder:
             linear = self._adapters.before(self, linear)
         name, tied = linear.name, linear.weight_tied_to
         ranks = (*linear.output, *linear.inner) if tied else (*linear.inner, *linear.output)
-        weight = self._linear_weight(linear, "weight", ranks, tied)
-        inputs = (linear.input, self.access(weight))
+        weight = linear.made_weight or self.access(self._linear_weight(linear, "weight", ranks, tied))
+        inputs = (linear.input, weight)
         output = self.contraction(
             name, f"{name}_product", (*linear.kept, *linear.output), inputs, linear.group
         )

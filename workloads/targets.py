@@ -39,7 +39,7 @@ class Targets:
 
     def match(self, module: Module, path: str) -> bool:
         """Whether the file targets `module`, which is `path` with the layer's number in it."""
-        if self.exclude is not None and _listed(self.exclude, path):
+        if self.excludes(path):
             return False
         if self.names == ALL_LINEAR:
             found = module.kind == "linear" and not module.is_head
@@ -52,6 +52,10 @@ class Targets:
         else:
             found = _listed(self.names, path)
         return found and (path in self.names or self._has_layer(path))
+
+    def excludes(self, path: str) -> bool:
+        """Whether the file takes the module at `path` out."""
+        return self.exclude is not None and _listed(self.exclude, path)
 
     def _has_layer(self, path: str) -> bool:
         if self.layers is None:

@@ -6,6 +6,7 @@ from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import Change
 from tilewright.workloads.builder import LayerBuilder, Linear
+from tilewright.workloads.gradient import DETACHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,8 @@ class Hadamard(Change):
                 f"{name}_hada_{part}", f"{name}_hada_{part}_product", ranks, factors, "adapter"
             )
             products.append(builder.access(product))
+            if builder.run.phase == "train" and builder.run.lowering == "reference":
+                note_recomputed(builder, f"{name}_hada_{part}_again", ranks, factors, "adapter")
         delta = builder.pointwise(
             f"{name}_hada_multiply", f"{name}_hada_delta", tuple(products), "mul", group="adapter"
         )
@@ -265,6 +268,14 @@ class ShardSum(Change):
         )  # fmt: skip
         terms = (builder.access(output), builder.access(update))
         return builder.pointwise(f"{name}_miss_add", f"{name}_adapted", terms, "add", group="adapter")
+
+
+def note_recomputed(
+    builder: LayerBuilder, name: str, ranks: tuple[str, ...], factors: tuple[Access, ...], group: str
+) -> None:
+    """Add a product that the library's own gradient computes beside the usual ones."""
+    detached = ((DETACHED, 1.0),)
+    builder.keep(builder.contraction(name, f"{name}_product", ranks, factors, group, parameters=detached))
 
 
 def split_width(width: int, factor: int) -> tuple[int, int]:
