@@ -18,6 +18,7 @@ _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
     "families_gpt": ("gpt2", "opt"),
     "families_llama": ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi"),
     "families_mamba": ("mamba", "mamba2"),
+    "families_mobile": ("poolformer", "mobilenet_v2", "swiftformer"),
     "families_neox": ("gpt_neox", "gptj", "gpt_neo", "bloom", "falcon"),
     "families_pyramids": ("segformer", "pvt", "pvt_v2", "cvt"),
     "families_seq2seq": ("t5", "bart", "pegasus", "whisper"),

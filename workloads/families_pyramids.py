@@ -42,7 +42,7 @@ class PyramidConfig(ConfigFile):
     patch_sizes: Sides = Field(default_factory=lambda: [7, 3, 3, 3])
     strides: Sides = Field(default_factory=lambda: [4, 2, 2, 2])
     num_attention_heads: Widths = Field(default_factory=lambda: [1, 2, 5, 8])
-    mlp_ratios: Ratios = Field(default_factory=lambda: [8, 8, 4, 4])
+    mlp_ratios: Ratios = Field(default_factory=lambda: [8.0, 8.0, 4.0, 4.0])
     hidden_act: str = "gelu"
     layer_norm_eps: Epsilon = 1e-6
     qkv_bias: bool = True
@@ -73,7 +73,7 @@ class SegformerConfig(PyramidConfig):
     """`model_type` segformer; defaults are the library's class defaults."""
 
     default_architecture: ClassVar[str] = "SegformerForImageClassification"
-    mlp_ratios: Ratios = Field(default_factory=lambda: [4, 4, 4, 4])
+    mlp_ratios: Ratios = Field(default_factory=lambda: [4.0, 4.0, 4.0, 4.0])
 
 
 class PvtConfig(PyramidConfig):
@@ -282,6 +282,14 @@ def _pvt_v2_stages(config: PvtV2Config, image: int, head: Head | None) -> tuple[
     return _closed(stages, layer_norm(last, epsilon), head)
 
 
+#: How CvT makes queries, keys and values: the one way that the library can run.
+Method = Literal["dw_bn"]
+
+
+def _methods() -> list[Method]:
+    return ["dw_bn", "dw_bn", "dw_bn"]
+
+
 class CvtConfig(ConfigFile):
     """`model_type` cvt; defaults are the library's class defaults. The file states no image size."""
 
@@ -297,7 +305,7 @@ class CvtConfig(ConfigFile):
     mlp_ratio: Ratios = Field(default_factory=lambda: [4.0, 4.0, 4.0])
     qkv_bias: Flags = Field(default_factory=lambda: [True, True, True])
     cls_token: Flags = Field(default_factory=lambda: [False, False, True])
-    qkv_projection_method: list[Literal["dw_bn"]] = Field(default_factory=lambda: ["dw_bn", "dw_bn", "dw_bn"])
+    qkv_projection_method: list[Method] = Field(default_factory=_methods)
     kernel_qkv: Sides = Field(default_factory=lambda: [3, 3, 3])
     padding_kv: Paddings = Field(default_factory=lambda: [1, 1, 1])
     stride_kv: Sides = Field(default_factory=lambda: [2, 2, 2])

@@ -35,6 +35,7 @@ class Head:
     final norm, the first beside the mean, the mean of the first two, or that of all behind the stages. The
     first `skips` tokens are no part of each one or the mean. `norm` is the head's own, behind the final one
     of the model, which is the head's if it `owns_norm`.
+    With a head `beside` it the result is the mean of both.
     """
 
     module: str = ""
@@ -49,6 +50,7 @@ class Head:
     skips: int = 0
     norm: Norm | None = None
     owns_norm: bool = False
+    beside: "Head | None" = None
     adapts: bool = False  # "all-linear" includes it
     input_scale: float = 1.0
 
@@ -61,6 +63,15 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
     source = _selected(builder, x, norm, head)
     if head is None:
         return source.tensor
+    logits = _logits(builder, source, head)
+    if not head.beside:
+        return logits
+    terms = (builder.access(logits), builder.access(_logits(builder, source, head.beside)))
+    return builder.pointwise("both_heads", "both_logits", terms, "mean", group="head")
+
+
+def _logits(builder: LayerBuilder, source: Access, head: Head) -> str:
+    """The head's own norm, stages and linear module."""
     if head.norm:
         source = builder.access(normalise(builder, source, head.norm, "head"))
     width = tuple(rank for rank in source.ranks if rank not in ("b", "t"))
