@@ -13,6 +13,7 @@ from tilewright.sim.actions import ActionCounts, NestCounts, count_actions
 from tilewright.sim.architecture import Architecture, Dram
 from tilewright.sim.area import area_of, check_fits
 from tilewright.sim.bound import Bound, design_bound
+from tilewright.sim.capacity import check_capacity, memory_note
 from tilewright.sim.design import Design
 from tilewright.sim.device import Device, device_named
 from tilewright.sim.energy import nest_pj, price
@@ -103,6 +104,7 @@ def evaluate_architecture(
     energy_table = resolve_table(device, table)
     area = area_of(architecture, device)
     check_fits(area, device)
+    check_capacity(network, device)
     bound = design_bound(network, architecture, device, energy_table)
     machine = machine_of(architecture)
     base = Report(
@@ -129,7 +131,7 @@ def evaluate_architecture(
         ),
         error_fraction=errors_of(architecture),
         tables=tables_used(device, energy_table),
-        provenance=(("device", device.source), *device.provenance),
+        provenance=(("device", device.source), *device.provenance, ("memory", memory_note(network, device))),
     )
     if fidelity == "bound":
         return base
