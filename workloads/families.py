@@ -16,6 +16,7 @@ _TYPES_BY_MODULE: Mapping[str, tuple[str, ...]] = {
     "families_encoders": ("albert", "electra", "deberta-v2", "modernbert"),
     "families_gpt_oss": ("gpt_oss",),
     "families_gpt": ("gpt2", "opt"),
+    "families_hybrid": ("mobilevit", "efficientformer", "levit"),
     "families_llama": ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi"),
     "families_mamba": ("mamba", "mamba2"),
     "families_mobile": ("poolformer", "mobilenet_v2", "swiftformer"),
