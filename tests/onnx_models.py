@@ -35,8 +35,8 @@ def save(
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
     """A node; inputs and outputs are names apart by blanks, "_" for one that is left out."""
-    names = ["" if name == "_" else name for name in inputs.split()]
-    return helper.make_node(op, names, outputs.split(), name=f"{op}_{outputs.split()[0]}", **attributes)
+    read, written = (["" if name == "_" else name for name in text.split()] for text in (inputs, outputs))
+    return helper.make_node(op, read, written, name=f"{op}_{outputs.split()[0]}", **attributes)
 
 
 def floats(seed: int, *shape: int) -> NDArray[np.float32]:

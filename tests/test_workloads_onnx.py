@@ -363,6 +363,48 @@ def test_a_node_that_cannot_be_lowered_is_named(
     assert "\n" not in str(error.value)
 
 
+def _contrib(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    made = node(op, inputs, outputs, **attributes)
+    made.domain = "com.microsoft"
+    return made
+
+
+def test_operators_of_optimised_files_are_what_they_stand_for(tmp_path: Path) -> None:
+    nodes = [
+        _contrib("SkipLayerNormalization", "x skip scale shift", "a _ _ total"), node("MatMul", "a w", "b"),
+        _contrib("BiasGelu", "b bias", "c"), _contrib("SkipSimplifiedLayerNormalization", "c total scale", "d"),
+        _contrib("MultiHeadAttention", "d c x", "e", num_heads=2), _contrib("FusedMatMul", "e w", "y", transB=1),
+    ]  # fmt: skip
+    weights = {"skip": floats(0, 2, 5, 8), "w": floats(1, 8, 8)} | {
+        name: floats(2, 8) for name in ("scale", "shift", "bias")
+    }
+    file = save(tmp_path / "m.onnx", nodes, {"x": (F, (2, 5, 8))}, ["y"], weights)
+    model = onnx.load(file)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    file.write_bytes(model.SerializeToString())
+    workload = load_workload(file)
+    counts = count(workload)
+    assert counts.flops_linear == 2 * (2 * 2 * 5 * 8 * 8)
+    assert counts.flops_attention_bmm == 2 * 2 * (2 * 2 * 5 * 5 * 4)
+    functions = [operator.function for layer in workload.network for operator in layer.graph.operators]
+    assert functions == [
+        "add", "identity", "layernorm", "mul", "gelu", "add", "square", "rmsnorm",
+        "mul", "identity", "exp", "identity", "div", "mul", "mul",
+    ]  # fmt: skip
+
+
+def test_a_window_of_keys_is_a_band(tmp_path: Path) -> None:
+    distance = np.arange(6)[None, :] - np.arange(6)[:, None]
+    window = np.where((distance <= 0) & (distance > -3), 0, -np.inf).astype(np.float32)
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 2, 1]), node("MatMul", "x t", "s"), node("Add", "window s", "m"),
+        node("Softmax", "m", "p"), node("MatMul", "p x", "y"),
+    ]  # fmt: skip
+    file = save(tmp_path / "m.onnx", nodes, {"x": (F, (2, 6, 4))}, ["y"], {"window": window})
+    assert count(load_workload(file)).flops_attention_bmm == 2 * 2 * 2 * 4 * (1 + 2 + 3 * 4)
+    assert count(load_workload(file, lowering="reference")).flops_attention_bmm == 2 * 2 * 2 * 4 * 36
+
+
 @pytest.mark.parametrize("op", ["If", "Loop", "Scan"])
 def test_control_flow_is_refused_by_name(tmp_path: Path, op: str) -> None:
     body = helper.make_graph([], "body", [], [])

@@ -42,8 +42,9 @@ def mark_attention(net: Net) -> None:
     """
     changed: dict[str, Node] = {}
     renames: dict[str, str] = {}
+    bands = _Bands()
     for softmax in [node for node in net.nodes if node.op == "Softmax" and not node.domain]:
-        scores = _behind(net, softmax)
+        scores = _behind(net, softmax, bands)
         mixes = list(_mixes(net, softmax.outputs[0]))
         if scores is None or not mixes or scores.product.outputs[0] in changed:
             continue
@@ -58,7 +59,7 @@ def mark_attention(net: Net) -> None:
     net.replace(changed, renames)
 
 
-def _behind(net: Net, softmax: Node) -> _Scores | None:
+def _behind(net: Net, softmax: Node, bands: "_Bands") -> _Scores | None:
     """The scores that a softmax takes; None if they are no product of two values that run."""
     name = softmax.inputs[0]
     steps: list[Node] = []
@@ -68,7 +69,7 @@ def _behind(net: Net, softmax: Node) -> _Scores | None:
             return None
         if node.op in _PRODUCTS:
             runs = len(node.inputs) == 2 and not any(net.values[operand].constant for operand in node.inputs)
-            return _folded(net, node, steps) if runs else None
+            return _folded(net, node, steps, bands) if runs else None
         if node.domain or node.op not in ("Add", "Mul", "Div", "Where", "Reshape", "Unsqueeze", "Squeeze"):
             return None
         steps.append(node)
@@ -99,7 +100,7 @@ def _towards_scores(net: Net, node: Node) -> str:
     return ""
 
 
-def _folded(net: Net, product: Node, steps: list[Node]) -> _Scores:
+def _folded(net: Net, product: Node, steps: list[Node], bands: "_Bands") -> _Scores:
     """Take scale and mask, from the product on, into it as far as they are numbers and bands."""
     scores = _Scores(product)
     name, square = product.outputs[0], net.values[product.outputs[0]].shape[-2:]
@@ -107,10 +108,11 @@ def _folded(net: Net, product: Node, steps: list[Node]) -> _Scores:
         if net.only_reader(name) is not node:
             break
         others = [operand for operand in node.inputs if operand != name]
-        if node.op in ("Mul", "Div") and len(others) == 1 and (number := net.scalar(others[0])):
+        scales = node.op == "Mul" or (node.op == "Div" and node.inputs[0] == name)
+        if scales and len(others) == 1 and (number := net.scalar(others[0])):
             scores.scale *= number if node.op == "Mul" else 1 / number
         elif node.op in ("Add", "Where") and scores.band is None:
-            band = _band_of(net, node, name, square)
+            band = bands.of(net, node, name, square)
             if band is None:
                 break
             scores.band = band
@@ -119,6 +121,20 @@ def _folded(net: Net, product: Node, steps: list[Node]) -> _Scores:
         name = node.outputs[0]
         scores.passed += (name,)
     return scores
+
+
+class _Bands:
+    """The bands of constant masks; layers share theirs, which is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Band | None] = {}
+
+    def of(self, net: Net, node: Node, name: str, square: tuple[int, ...]) -> Band | None:
+        """The band that `node` leaves of the scores `name`; None for any other mask."""
+        key = (node.op, *((operand if operand != name else "") for operand in node.inputs), square)
+        if key not in self._known:
+            self._known[key] = _band_of(net, node, name, square)
+        return self._known[key]
 
 
 def _band_of(net: Net, node: Node, name: str, square: tuple[int, ...]) -> Band | None:
@@ -148,12 +164,19 @@ def band_of(allowed: Array) -> Band | None:
     if not allowed.size:
         return None
     squares = allowed.reshape(-1, rows, columns)
-    if not bool((squares == squares[0]).all()) or not squares[0].any():
+    if not bool((squares[1:] == squares[0]).all()) or not squares[0].any():
         return None
-    distance = np.arange(columns)[None, :] - np.arange(rows)[:, None]
-    seen = distance[squares[0]]
-    upper, lower = int(seen.max()), int(seen.min())
-    if not np.array_equal(squares[0], (distance <= upper) & (distance >= lower)):
+    rows_seen = squares[0]
+    place = np.arange(rows)
+    first, last = rows_seen.argmax(axis=1), columns - 1 - rows_seen[:, ::-1].argmax(axis=1)
+    some = rows_seen.any(axis=1)
+    upper, lower = int((last - place)[some].max()), int((first - place)[some].min())
+    expected_first, expected_last = np.maximum(place + lower, 0), np.minimum(place + upper, columns - 1)
+    n_expected = np.maximum(expected_last - expected_first + 1, 0)
+    in_place = (first == expected_first) & (last == expected_last)
+    if not bool(((in_place & some) | (n_expected == 0)).all()) or bool(
+        (rows_seen.sum(axis=1) != n_expected).any()
+    ):
         return None
     return Band(None if upper >= columns - 1 else upper, None if lower <= 1 - rows else lower)
 

@@ -1,7 +1,7 @@
 """Operators over atoms: what nodes are lowered to before ranks have names and layers are cut."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
@@ -89,6 +89,9 @@ def _mask(dims: Sequence[Dim], band: Band | None) -> MaskOf | None:
     return None if band is None or band == Band() or len(dims) < 2 else MaskOf(dims[-1], dims[-2], band)
 
 
+Lower = Callable[["Builder", Node], None]
+
+
 class Builder:
     """Collects the operators of a graph; views of values by name."""
 
@@ -169,6 +172,16 @@ class Builder:
 
     def size(self, dim: Dim) -> int:
         return self.classes.dim_size(dim)
+
+    def numbers(self, node: Node, position: int, name: str) -> list[int] | None:
+        """Whole numbers of a constant operand, or of an attribute; None if neither is there."""
+        if operand := node.input(position):
+            array = self.values.array(operand)
+            if array is None or array.dtype.kind not in "iu":
+                raise self.refuse(f"operand {operand!r} must be whole numbers that are constant and known")
+            return [int(value) for value in array.reshape(-1)]
+        stated = node.attributes.get(name)
+        return None if stated is None else [int(value) for value in stated]
 
     # changes of views, by moving data only where they cannot be expressed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from tilewright.dataflow.errors import InputError
 from tilewright.workloads.onnx_functions import inline
@@ -216,6 +216,3 @@ def _sorted(readers: list[list[int]], waits: list[int], nodes: list[Node], sourc
 def renamed(node: Node, **changes: Any) -> Node:
     """The node with other fields; it no longer has the file's own form."""
     return replace(node, proto=None, **changes)
-
-
-__all__ = ["GraphInput", "Node", "OnnxModel", "StoredTensor", "TensorProto", "read_onnx", "renamed"]

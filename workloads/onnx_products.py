@@ -8,6 +8,7 @@ from tilewright.dataflow.operator import Kind
 from tilewright.workloads.onnx_attention import Band
 from tilewright.workloads.onnx_builder import Builder, IrOperator, MaskOf, Read
 from tilewright.workloads.onnx_file import Node, renamed
+from tilewright.workloads.onnx_maps import softmax
 from tilewright.workloads.onnx_ranks import Dim, View
 from tilewright.workloads.onnx_windows import windows_of
 
@@ -239,8 +240,6 @@ def _conv_transpose(builder: Builder, node: Node) -> None:
 
 def _attention(builder: Builder, node: Node) -> None:
     """Attention as one operator: scores, softmax and mixing, query heads in groups that share keys and values."""
-    from tilewright.workloads.onnx_lower import softmax
-
     query, key, value = (builder.view(name) for name in node.inputs[:3])
     heads = [int(node.attributes.get(name, 0)) for name in ("q_num_heads", "kv_num_heads")]
     if node.op == "MultiHeadAttention":

@@ -14,7 +14,7 @@ from tilewright.workloads.read import shown
 
 MAX_ELEMENTS = 2**42
 #: Values of a larger tensor are never looked at.
-MAX_VALUES = 2**22
+MAX_VALUES = 2**24
 
 _HALF_BYTE_TYPES = {
     getattr(TensorProto, name) for name in ("UINT4", "INT4", "FLOAT4E2M1") if hasattr(TensorProto, name)

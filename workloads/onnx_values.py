@@ -22,8 +22,10 @@ Array = NDArray[Any]
 _SMALL = 2**12
 # Operators on constants run at once if the product of their operands' sizes is at most this: a bound of the result.
 _AT_ONCE = 2**16
+# Larger ones are not kept where they are but a step towards another one.
+_KEPT = 2**20
 # What all constants that are computed may take together, in elements, and a product of matrices in operations.
-_BUDGET = 2**26
+_BUDGET = 2**27
 _MAX_MACS = 2**27
 
 #: Constants made by these keep the identity of their first operand: it is moved, not computed with.
@@ -98,8 +100,12 @@ class Values:
         """The numbers of a constant; None if it is none, or they are unknown or too many."""
         if name in self._known:
             return self._known[name]
-        for step in self._ancestors(name):
+        steps = self._ancestors(name)
+        for step in steps:
             self._compute(step)
+        for step in steps[:-1]:
+            if self._values[step].n_elements > _KEPT:
+                del self._known[step]
         return self._known.get(name)
 
     def scalar(self, name: str) -> float | None:
@@ -157,8 +163,9 @@ class Values:
             self._note(maker, operands)
 
     def _is_long(self, node: Node) -> bool:
+        """Whether computing a node takes more time than its result has elements would let one think."""
         if node.op != "MatMul":
-            return False
+            return node.op == "Erf" and self._values[node.outputs[0]].n_elements > _AT_ONCE
         return self._values[node.outputs[0]].n_elements * self._values[node.inputs[0]].shape[-1] > _MAX_MACS
 
     def _note(self, node: Node, operands: list[Array | None]) -> None:
