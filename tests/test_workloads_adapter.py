@@ -197,7 +197,7 @@ def test_a_wrong_preset_is_refused(text: str, expected: str) -> None:
 
 
 def test_a_missing_adapter_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"adapter_config\.json: no such file or directory"):
+    with pytest.raises(InputError, match=r"(?i)adapter_config\.json: no such file or directory"):
         _with(tmp_path)
 
 

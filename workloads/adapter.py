@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.workloads.adapter_file import AdapterFile, LoraFile
-from tilewright.workloads.adapter_methods import METHODS, Site
+from tilewright.workloads.adapter_file import AdapterFile, BottleneckFile, LoraFile
+from tilewright.workloads.adapter_methods import METHODS, PRESET_METHODS, Site
 from tilewright.workloads.lowering import AdapterPlan
 from tilewright.workloads.read import checked, read_json
 from tilewright.workloads.targets import ALL_LINEAR
@@ -16,7 +16,10 @@ from tilewright.workloads.transformer import Model
 
 FILE_NAME = "adapter_config.json"
 LOGICAL_TARGETS = ("q", "k", "v", "o", "up", "gate", "down")
-_PRESET_KEYS = ("r", "alpha", "targets", "layers", "rslora", "bias")
+_PRESET_KEYS = {
+    "lora": ("r", "alpha", "targets", "layers", "rslora", "bias"),
+    "bottleneck": ("r", "style", "function", "layers", "n", "q"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class Adapter:
         a logical target that the family does not have, another number of layers.
         """
         site = Site(model, targets, self.source, self.logical)
-        return METHODS[self.file.peft_type].plan(self.file, site)
+        return PRESET_METHODS[self.file.peft_type].plan(self.file, site)
 
 
 def adapter_names() -> tuple[str, ...]:
     """The methods that a preset string may start with."""
-    return ("lora",)
+    return tuple(_PRESET_KEYS)
 
 
 def read_adapter(stated: str | Path) -> Adapter:
@@ -72,7 +75,8 @@ def read_adapter(stated: str | Path) -> Adapter:
 
 
 def _preset(text: str) -> Adapter:
-    """`lora:key=value,...` with the keys r, alpha (default 2 r), targets, layers, rslora and bias."""
+    """`lora:key=value,...` with the keys r, alpha (default 2 r), targets, layers, rslora and bias, or
+    `bottleneck:key=value,...` with r, style, function, layers and Compacter's n and q."""
     source = f"adapter {text[:100]!r}"
     method, _, rest = text.partition(":")
     if method not in adapter_names():
@@ -81,17 +85,17 @@ def _preset(text: str) -> Adapter:
             " a preset is like lora:r=16,targets=q+k+v+o"
         )
     stated: dict[str, str] = {}
+    keys = _PRESET_KEYS[method]
     for item in rest.split(",") if rest else ():
         key, equals, value = item.partition("=")
-        if not equals or key not in _PRESET_KEYS:
+        if not equals or key not in keys:
             raise InputError(
-                f"{source}: {item!r} is not key=value{nearest(key, _PRESET_KEYS)};"
-                f" keys: {', '.join(_PRESET_KEYS)}"
+                f"{source}: {item!r} is not key=value{nearest(key, keys)}; keys: {', '.join(keys)}"
             )
         if key in stated:
             raise InputError(f"{source}: {key} stands twice")
         stated[key] = value
-    return _lora_preset(stated, source)
+    return _lora_preset(stated, source) if method == "lora" else _bottleneck_preset(stated, source)
 
 
 def _lora_preset(stated: Mapping[str, str], source: str) -> Adapter:
@@ -113,6 +117,16 @@ def _lora_preset(stated: Mapping[str, str], source: str) -> Adapter:
     if "layers" in stated:
         values["layers_to_transform"] = _layers(stated["layers"], source)
     return Adapter(source, checked(LoraFile, values, source), logical)
+
+
+def _bottleneck_preset(stated: Mapping[str, str], source: str) -> Adapter:
+    values: dict[str, Any] = {"peft_type": "BOTTLENECK"}
+    for key, text in stated.items():
+        if key == "layers":
+            values["layers_to_transform"] = _layers(text, source)
+        else:
+            values[key] = text if key in ("style", "function") else _integer(text, key, source)
+    return Adapter(source, checked(BottleneckFile, values, source))
 
 
 def _integer(text: str, key: str, source: str) -> int:

@@ -172,6 +172,16 @@ class CirculantFile(TunerFile):
     bias: TunerBias = "none"
 
 
+class BottleneckFile(TunerFile):
+    """Bottlenecks behind or beside modules; stated by preset only."""
+
+    r: Rank = 64
+    style: Literal["sequential", "pfeiffer", "parallel", "adaptformer", "compacter"] = "sequential"
+    function: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    n: Annotated[int, Field(gt=0, le=256)] = 4
+    q: Annotated[int, Field(gt=0, le=256)] = 1
+
+
 class PromptFile(AdapterFile):
     num_virtual_tokens: Count
 

@@ -10,6 +10,7 @@ from tilewright.workloads.adapter_file import (
     AdaLoraFile,
     AdapterFile,
     BoftFile,
+    BottleneckFile,
     CirculantFile,
     FourierFile,
     HraFile,
@@ -34,6 +35,7 @@ from tilewright.workloads.adapter_file import (
 from tilewright.workloads.adapter_plan import Change, Trained, TunerPlan
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
+from tilewright.workloads.bottleneck import Bottleneck, BottleneckPlan, KroneckerBottleneck
 from tilewright.workloads.builder import Module
 from tilewright.workloads.butterfly import Butterfly
 from tilewright.workloads.circulant import Circulant
@@ -218,6 +220,17 @@ def _circulant(file: CirculantFile, site: Site) -> TunerPlan:
     return _tuner(file, site, change, patterns=sizes, trained=_trained(file, file.bias))
 
 
+def _bottleneck(file: BottleneckFile, site: Site) -> BottleneckPlan:
+    """Sequential ones stand behind attention and network, Pfeiffer's behind the network alone."""
+    beside = file.style in ("parallel", "adaptformer")
+    change: Change = Bottleneck(file.r, file.function, beside, site.modules(("down",)) if beside else ())
+    if file.style == "compacter":
+        change = KroneckerBottleneck(file.r, file.function, file.n, file.q)
+    default = ("up", "down") if beside else ("down",) if file.style == "pfeiffer" else ("o", "down")
+    plan = _tuner(file, site, _always(change), default=default)
+    return BottleneckPlan(**vars(plan), n_shared=file.n**3 if file.style == "compacter" else 0)
+
+
 def _prompt_network(file: PromptNetworkFile, site: Site) -> NetworkPlan:
     stack = _one_stack(site)
     hidden, recurrent = (
@@ -343,4 +356,10 @@ METHODS: Mapping[str, AdapterMethod[Any]] = {
     "P_TUNING": AdapterMethod(PromptNetworkFile, _prompt_network),
     "PROMPT_TUNING": AdapterMethod(PromptFile, _prompt),
     "PREFIX_TUNING": AdapterMethod(PrefixFile, _prefix),
+}
+
+#: Methods that only presets state.
+PRESET_METHODS: Mapping[str, AdapterMethod[Any]] = {
+    **METHODS,
+    "BOTTLENECK": AdapterMethod(BottleneckFile, _bottleneck),
 }

@@ -28,6 +28,10 @@ class Change:
         """Change the product `output` of a linear module; returns what to use instead."""
         return output
 
+    def after(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        """Change the result of a linear module, its bias included; returns what to use instead."""
+        return output
+
     def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
         """Change the rows of an embedding. Raises AdapterError where the method cannot."""
         raise AdapterError(f"this method cannot change the embedding {builder.full_path(table)!r}")
@@ -68,6 +72,10 @@ class LayerChanges:
     def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
         change = self._by_path.get(builder.full_path(linear.module))
         return change.linear(builder, linear, output) if change else output
+
+    def after(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        change = self._by_path.get(builder.full_path(linear.module))
+        return change.after(builder, linear, output) if change else output
 
     def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
         path = builder.full_path(table)

@@ -70,6 +70,10 @@ class Adapters(Protocol):
         """Add the adapter of a linear module behind its product `output`; return what to use instead."""
         ...
 
+    def after(self, builder: "LayerBuilder", linear: Linear, output: str) -> str:
+        """Add what stands behind a linear module, its bias included; return what to use instead."""
+        ...
+
     def embedding(self, builder: "LayerBuilder", table: str, tokens: str, output: str) -> str:
         """Add the adapter of an embedding `table` behind its rows `output`; return what to use instead."""
         ...
@@ -331,6 +335,8 @@ class LayerBuilder:
         """
         self._again = bool(linear.alias)
         output = self._linear(linear)
+        if self._adapters:
+            output = self._adapters.after(self, linear, output)
         self._again = False
         return output
 
