@@ -101,7 +101,8 @@ def count(workload: Workload) -> Counts:
         out_elems_conv=elements["conv"],
         output_elems=_output_elements(workload),
         kv_cache_bytes_fp16=sum(
-            layer.count * _cache_elements(layer.graph) * _BYTES_FP16 for layer in workload.network
+            layer.count * _cache_elements(layer.graph) * _BYTES_FP16
+            for layer in workload.last_step or workload.network
         ),
         weight_bytes=sum(
             parameter.count * -(-parameter.n_elements * DTYPE_BITS[parameter.dtype] // 8)
@@ -182,7 +183,7 @@ def _elements(parameters: Iterable[Parameter]) -> int:
 
 
 def _output_elements(workload: Workload) -> int:
-    graph = workload.network[-1].graph
+    graph = (workload.last_step or workload.network)[-1].graph
     return graph.n_elements(graph.outputs[0])
 
 

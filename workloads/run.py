@@ -6,7 +6,9 @@ from typing import Literal
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.precision import Precision
 
-Phase = Literal["prefill", "decode", "train", "prefill:encoder", "prefill:text_tower", "prefill:vision_tower"]
+Phase = Literal[
+    "prefill", "decode", "train", "generate", "prefill:encoder", "prefill:text_tower", "prefill:vision_tower"
+]
 Lowering = Literal["reference", "hardware"]
 Logits = Literal["all", "last"]
 AdapterMode = Literal["unmerged", "merged", "none"]
@@ -44,7 +46,8 @@ class Run:
 
     `seq` tokens are computed for each of `batch` sequences that hold `cache` tokens already. A decoder that
     looks at an encoder sees `encoder_seq` tokens of it. The first `n_prompt` of the `seq` tokens are trained
-    vectors; `n_prefix` more keys and values stand before the cache of every layer.
+    vectors; `n_prefix` more keys and values stand before the cache of every layer. The phase `generate`
+    computes the `seq` tokens of a prompt and `n_output` tokens behind them, one after the other.
     """
 
     phase: Phase
@@ -58,6 +61,7 @@ class Run:
     encoder_seq: int = 0
     n_prompt: int = 0
     n_prefix: int = 0
+    n_output: int = 0
 
     @property
     def n_positions(self) -> int:

@@ -176,6 +176,12 @@ def _of_spectrogram(spectrogram: SpectrogramEmbedding, sizes: Sizes, source: str
     return spectrogram.n_tokens
 
 
+def check_tokens(name: str, number: int) -> int:
+    """`number` if it is at least 1. Raises InputError."""
+    _check(name, number, 1)
+    return number
+
+
 def _check(name: str, number: int, least: int) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= MAX_TOKENS:
         raise InputError(f"{name} must be an integer in {least}..{MAX_TOKENS}, got {number!r}")

@@ -9,13 +9,14 @@ from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
 from tilewright.workloads.adapter_plan import AdapterError
 from tilewright.workloads.families import family_of
+from tilewright.workloads.generation import DEFAULT_OUTPUT_TOKENS, steps, window_limits
 from tilewright.workloads.gradient import GradientError
 from tilewright.workloads.lowering import lower
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
-from tilewright.workloads.sizes import Sizes, check_positions, fitted
-from tilewright.workloads.transformer import Model
+from tilewright.workloads.sizes import Sizes, check_positions, check_tokens, fitted
+from tilewright.workloads.transformer import EncoderDecoder, Model
 
 if TYPE_CHECKING:
     from tilewright.workloads.adapter import Adapter
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Workload:
     """A network of layer classes in execution order, and every parameter of the model.
 
-    A layer class stands for `count` equal layers that follow one another.
+    A layer class stands for `count` equal layers that follow one another. Where tokens are generated,
+    `last_step` is the network of the last of them, whose cache stays behind.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Workload:
     adapter_mode: AdapterMode
     network: Network
     parameters: tuple[Parameter, ...]
+    last_step: Network = ()
 
     @property
     def tokens(self) -> int:
@@ -93,6 +96,7 @@ def load_workload(
     cache: int | None = None,
     image: int | None = None,
     samples: int | None = None,
+    output_tokens: int | None = None,
     precision: Precision | Mapping[str, str] | None = None,
     lowering: str = "hardware",
     logits: str | None = None,
@@ -110,10 +114,19 @@ def load_workload(
     decode where not stated), `cache` those that are held before. An encoder-decoder takes the encoder's
     tokens as `seq` and the decoder's as `decoder_seq` (128 in prefill, 1 in decode), one of sound the
     decoder's as either. A vision model takes the side of a square `image` in pixels instead, one of
-    waves the number of `samples`. `logits` is
+    waves the number of `samples`. The phase `generate` takes a prompt's tokens as `seq` (an encoder's, where
+    there is one) and computes `output_tokens` (128). `logits` is
     "last" in the hardware's lowering of a decoder and else "all" where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
+    if phase == "generate":
+        return _generated(
+            model, output_tokens, cache, adapter=adapter, batch=batch, seq=seq, decoder_seq=decoder_seq,
+            image=image, samples=samples, precision=precision, lowering=lowering, logits=logits or "last",
+            adapter_mode=adapter_mode, attention=attention, name=name,
+        )  # fmt: skip
+    if output_tokens is not None:
+        raise InputError(f"output_tokens belong to the phase generate, got phase {phase!r}")
     if str(model).lower().endswith(".onnx"):
         onnx_sizes = Sizes(batch, seq, decoder_seq, cache, image)
         onnx_terms = _Terms(phase, lowering, logits, attention or "three_pass")
@@ -169,6 +182,46 @@ def _from_onnx(
         file, onnx_terms, Precision.of(precision), terms.phase, terms.lowering, refused
     )
     return Workload(name or _label(file.stem, run), "onnx", run, "", "none", network, parameters)
+
+
+def _generated(model: str | Path, output_tokens: int | None, cache: int | None, **terms: Any) -> Workload:
+    """The prompt's run and the steps behind it as one workload.
+
+    Steps are classes at the lengths of the cache that `steps` chooses. Raises InputError for a model that
+    generates nothing, and for tokens that it has no positions for.
+    """
+    n_output = check_tokens(
+        "output_tokens", DEFAULT_OUTPUT_TOKENS if output_tokens is None else output_tokens
+    )
+    if cache:
+        raise InputError(f"phase generate holds no tokens before the prompt, got cache {cache}")
+    if str(model).lower().endswith(".onnx"):
+        raise InputError(f"{model}: phase 'generate' of an .onnx file is not supported")
+    values, source, model_name = _model_values(model)
+    spec = family_of(values, source)[1].read(values, source, "")
+    if not spec.decodes:
+        raise InputError(f"{source}: {spec.model_type} is an encoder: it generates no tokens")
+    text = isinstance(spec, EncoderDecoder) and spec.encoder_tokens is None
+    if isinstance(spec, EncoderDecoder):
+        terms["decoder_seq"] = terms["decoder_seq"] or 1
+    prompt = load_workload(model, phase="prefill", **terms)
+    terms["decoder_seq"], encoder_seq = None, prompt.run.encoder_seq or None
+    terms["seq"] = encoder_seq if text else None
+    n_prompt = prompt.run.seq - prompt.run.n_prompt
+    extra = prompt.run.n_prompt + prompt.run.n_prefix
+    held = steps(n_prompt, n_output, tuple(limit - extra for limit in window_limits(spec, prompt.run)))
+    network, last = list(prompt.network), prompt.network
+    for length, n_steps in held:
+        step = load_workload(model, phase="decode", cache=length, **terms)
+        network += [
+            replace(layer, name=f"step{length}_{layer.name}", count=layer.count * n_steps)
+            for layer in step.network
+        ]
+    if held:
+        last = load_workload(model, phase="decode", cache=n_prompt + n_output - 2, **terms).network
+    run = replace(prompt.run, phase="generate", n_output=n_output)
+    label = terms["name"] or f"{_label(model_name, run)} -> {n_output}"
+    return replace(prompt, name=label, run=run, network=tuple(network), last_step=last)
 
 
 def _read_adapter(adapter: str | Path | None) -> "Adapter | None":
