@@ -345,19 +345,20 @@ def _levit(config: LevitConfig, task: str) -> Staged:
 def _levit_stages(config: LevitConfig, image: int, head: Head | None) -> tuple[Stage, ...]:
     """LeViT (arXiv 2104.01136). Raises ValueError for an image that its scores are not learned for."""
     widths = config.hidden_sizes
-    entry: Chain | SampledEntry = _levit_stem(config, image)
+    stem = _levit_stem(config, image)
+    entry: Chain | SampledEntry = stem
     side = config.image_size // config.patch_size
-    if entry.out_side != side:
+    if stem.out_side != side:
         raise ValueError(
-            f"image {image}: {entry.out_side} patches along a side, scores are learned for {side}"
+            f"image {image}: {stem.out_side} patches along a side, scores are learned for {side}"
         )
     stages: list[Stage] = []
     for number, (depth, width) in enumerate(zip(config.depths, widths, strict=True)):
         path = f"levit.encoder.stages.{number}.layers"
         layers: list[tuple[Layer, int]] = []
         if number:
-            entry, layers = _sampled(config, f"levit.encoder.stages.{number - 1}.layers", number, side)
-            side = entry.attention.out_side
+            sampled, layers = _sampled(config, f"levit.encoder.stages.{number - 1}.layers", number, side)
+            entry, side = sampled, sampled.attention.out_side
         attention = OffsetAttention(
             "module", config.num_attention_heads[number], config.key_dim[number],
             config.attention_ratio[number] * config.key_dim[number], side, "queries_keys_values", "projection",

@@ -181,7 +181,7 @@ def _mobilenet_stages(config: MobileNetV2Config, image: int, head: Head | None) 
     fine = config.finegrained_output and config.depth_multiplier < 1
     width = _MOBILE_LAST if fine else config.channels(_MOBILE_LAST)
     path = "mobilenet_v2"
-    first = stage_of(path, f"{path}.layer", channels[-1], stem, tuple(layers), side)
+    first = stage_of(path, f"{path}.layer", channels[-1], stem, tuple(layers), stem.out_side)
     last = Chain(_widened(config, f"{path}.conv_1x1", side, width), side, channels[-1])
     return closed([first, stage_of(path, f"{path}.conv_1x1", width, last, (), side)], None, head)
 

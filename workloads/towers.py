@@ -116,10 +116,12 @@ class AttentionPool:
         bias = builder.weight(f"{self.path}.attention", "in_proj_bias", ("s", "h", "e"))
         probe = builder.weight(self.path, "probe", ("m", "d"))
         states = builder.input("image_states", ("b", "l", "d"))
-        query = self._project(builder, "query", Access.of(probe, "m", "d"), ("b", "m"), weight, bias)
+        asked = self._asked(builder, probe)
+        query = self._project(builder, "query", asked, asked.ranks[:-1], weight, bias)
         both = self._project(builder, "key_value", builder.access(states), ("b", "l", "o"), weight, bias)
+        batch = (Index.of("b"),) if "b" in asked.ranks else ()
         looks = Heads(
-            lambda token, head, channel: Access(query, (Index.of("b"), token, head, channel)),
+            lambda token, head, channel: Access(query, (*batch, token, head, channel)),
             lambda token, head, channel: Access(both, (Index.of("b"), token, Index(), head, channel)),
             lambda token, head, channel: Access(both, (Index.of("b"), token, Index(offset=1), head, channel)),
         )
@@ -129,6 +131,16 @@ class AttentionPool:
         inner = normalise(builder, builder.access(pooled), self.norm)
         terms = (builder.access(pooled), builder.access(feed_forward(builder, inner, self.network)))
         return builder.pointwise("pool_residual", "state", terms, "add", group="residual")
+
+    def _asked(self, builder: LayerBuilder, probe: str) -> Access:
+        """The probe, once; the reference repeats it for each image."""
+        once = builder.access(probe)
+        if builder.run.lowering == "hardware":
+            return once
+        ranks = ("b", *once.ranks)
+        return builder.access(
+            builder.pointwise("repeat_probe", "probes", (once,), "identity", ranks=ranks, group="layout")
+        )
 
     def _project(
         self, builder: LayerBuilder, name: str, x: Access, kept: tuple[str, ...], weight: str, bias: str
