@@ -17,6 +17,7 @@ from tilewright.sim.architecture import (
 )
 from tilewright.sim.device import device_named
 from tilewright.sim.energy import price_book
+from tilewright.sim.engine_leaf import MemoryService
 from tilewright.sim.mapper_kernel import STATIONARITY_CODE
 from tilewright.sim.memory import service_table
 from tilewright.sim.technology import resolve_table
@@ -49,6 +50,7 @@ class Machine:
     dma_in: Dma
     dma_out: Dma
     dram: Dram
+    memory: MemoryService
     dram_bytes_per_cycle: float
     dram_latency_cycles: float
     array_scale: float  # default-clock cycles per cycle of the array
@@ -83,6 +85,7 @@ def machine_of(architecture: Architecture) -> Machine:
     return Machine(
         architecture=architecture,
         dram=dram,
+        memory=table,
         dram_bytes_per_cycle=table.peak_bytes_per_cycle,
         dram_latency_cycles=table.latency_cycles,
         array_scale=array_scale,

@@ -5,6 +5,7 @@ docs/sequential.md describes the hardware, the space and the policy.
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import prod
 
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.program import Program
@@ -23,10 +24,11 @@ from tilewright.sim.sequential_plan import (
     Fusion,
     GemmPlan,
     GraphPlan,
+    StagePlan,
     VectorPlan,
     plan_graph,
 )
-from tilewright.sim.sequential_rooms import divide_buffers, factors_fit, largest_need
+from tilewright.sim.sequential_rooms import Rooms, divide_buffers, factors_fit, largest_need
 from tilewright.sim.sequential_space import build_sequential, space_of
 from tilewright.sim.sequential_vector import VectorStage, emit_move
 from tilewright.sim.space import Space, Value
@@ -96,6 +98,9 @@ class _Scheduler:
         plan = _plan(self._graph, fusion, self._aliases)
         rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
         emitter = Emitter(self._graph, self._machine, self._copies, dict(plan.aliases))
+        if (split := self._with_rows_split(emitter, plan, rooms)) is not plan:
+            plan = split
+            rooms = divide_buffers(self._graph, self._machine, plan, self._copies)
         attention = {
             stage.name: AttentionStage.of(emitter, stage, rooms, self._one_pass)
             for stage in plan.stages
@@ -122,6 +127,17 @@ class _Scheduler:
         program = emitter.program()
         _check_capacity(program, self._machine)
         return program
+
+    def _with_rows_split(self, emitter: Emitter, plan: GraphPlan, rooms: Rooms) -> GraphPlan:
+        """`plan` with a stage per operator where the rows that several share do not fit."""
+        stages: list[StagePlan] = []
+        for stage in plan.stages:
+            whole: tuple[StagePlan, ...] = (stage,)
+            if isinstance(stage, VectorPlan) and len(stage.operators) > 1:
+                fits = VectorStage(emitter, stage, rooms).fits()
+                whole = whole if fits else stage.parts(self._graph)
+            stages += whole
+        return plan if len(stages) == len(plan.stages) else GraphPlan(tuple(stages), plan.aliases)
 
     def _is_faster_apart(
         self, stage: AttentionStage, choice: Choice, fusion: Fusion, objective: Objective
@@ -159,7 +175,22 @@ def _check_capacity(program: Program, machine: Machine) -> None:
     for name, n_bytes in used.items():
         capacity_bytes = getattr(machine.architecture.component_by_name[name], "capacity_bytes", 0)
         if n_bytes > capacity_bytes:
+            own = [one for one in program.buffers if components[one.slot].name == name]
+            largest = max(own, key=lambda one: one.slot_bytes * one.copies)
             raise MappingError(
                 f"program {program.name!r}: tiles of {n_bytes} bytes do not fit in {name},"
-                f" {capacity_bytes} bytes"
+                f" {capacity_bytes} bytes; {largest.slot_bytes * largest.copies} are for {largest.name!r}"
+                f" of operator {_largest_user(program, largest.name)!r}"
             )
+
+
+def _largest_user(program: Program, buffer: str) -> str:
+    """The stage with the largest tile in a buffer."""
+    tiles = [
+        (prod(size for _, size in port.tile), stage.name)
+        for stage in program.stages
+        for nest in stage.nests
+        for port in (*nest.reads, *nest.writes)
+        if port.buffer == buffer
+    ]
+    return max(tiles, key=lambda tile: tile[0], default=(0, ""))[1]

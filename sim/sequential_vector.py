@@ -16,6 +16,10 @@ from tilewright.sim.sequential_rooms import Rooms
 _MASK_PIECES = (16, 8, 4, 2, 1)
 # The row tile is chosen among this many candidates.
 _MAX_TILES = 8
+# A row that does not fit is cut into one of so many sizes of pieces.
+_MAX_PIECES = 64
+# Sizes of pieces that are tried differ by at least this factor.
+_PIECE_STEP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,7 @@ class VectorStage:
                 VectorStage.emit(emitter, part, rooms)
             return
         if tile is None:
-            raise MappingError(
-                f"operator {plan.name!r}: no tile fits, with room for {rooms.input_bytes} bytes of the input"
-                f" buffer, {rooms.side_bytes} beside it and {rooms.output_bytes} of the output buffer"
-            )
+            raise MappingError(stage._refusal())
         emitter.add_stage(plan.name, (*plan.gathers, *plan.operators), stage.nests(tile))
 
     @property
@@ -56,15 +57,15 @@ class VectorStage:
         ranks = tuple(rank for rank in self.plan.rows if rank != serial)
         sizes = tuple(graph.size(rank) for rank in ranks)
         best: tuple[float, dict[str, int]] | None = None
-        for pieces in _MASK_PIECES if self._masked_column() else (1,):
-            columns = self._column_tile(pieces)
+        for columns in self._column_tiles():
+            visited = self._visited(columns)
             for elements in tile_candidates(sizes, 1, _MAX_TILES, self._most_rows(columns)):
                 rows = split_tile(ranks, sizes, min(elements, prod(sizes)))
                 for steps in self._step_counts(rows | columns):
                     tile = rows | columns | ({serial: steps} if serial else {})
                     if not self._fits(tile):
                         continue
-                    cycles = self._estimate(tile) * self._visited(pieces)
+                    cycles = self._estimate(tile) * visited
                     if best is None or cycles <= best[0]:
                         best = cycles, tile
         return None if best is None else best[1]
@@ -114,12 +115,13 @@ class VectorStage:
                 return mask.rank if mask.of and self.emitter.graph.size(mask.of) > 1 else ""
         return ""
 
-    def _visited(self, pieces: int) -> float:
+    def _visited(self, columns: Tile) -> float:
         """About the share of a masked stage's pieces that is visited, rows being tiled finely."""
+        graph, masked = self.emitter.graph, self._masked_column()
+        pieces = -(-graph.size(masked) // columns[masked]) if masked else 1
         if pieces == 1:
             return 1.0
         operator = next(one for one in self.plan.operators if one.mask)
-        graph = self.emitter.graph
         computed = graph.n_points(operator) / prod(graph.size(rank) for rank in operator.ranks)
         return min(1.0, computed / operator.repeat + 0.5 / pieces)
 
@@ -131,39 +133,51 @@ class VectorStage:
     def _most_rows(self, columns: dict[str, int]) -> int:
         """Rows that the first input and the outputs leave room for, whatever the other inputs need."""
         one = self._token_tile(dict.fromkeys(self.plan.rows, 1) | columns)
-        rooms, outputs = self.rooms, self.plan.outputs
         limits = [
-            rooms.input_bytes // max(1, self.emitter.n_bytes(access, one)) for access in self.plan.moving[:1]
+            room // max(1, n_bytes)
+            for _, access, n_bytes, room in self._held(one)
+            if access in (*self.plan.moving[:1], *self.plan.outputs)
         ]
-        limits += [
-            rooms.output_bytes // len(outputs) // max(1, self.emitter.n_bytes(a, one)) for a in outputs
-        ]
-        return max(1, min(limits))
+        return max(1, min(limits, default=1))
 
-    def _column_tile(self, mask_pieces: int) -> dict[str, int]:
-        """Pieces of the columns: whole, or cut where a mask or a lack of room asks for it."""
-        graph, operators = self.emitter.graph, self.plan.operators
-        masked = self._masked_column()
-        tile = {}
-        for rank in self.plan.columns:
-            size = graph.size(rank)
-            pieces = mask_pieces if rank == masked else 1
-            if self._walked:
-                bits = max(self.emitter.bits(access.tensor) for access in operators[0].inputs)
-                pieces = max(pieces, -(-size * bits // max(1, self._smallest_room() * 8)))
-            tile[rank] = max(1, -(-size // pieces))
-        if operators[-1].kind is Kind.SCAN and operators[-1].serial_rank in tile:
-            tile[operators[-1].serial_rank] = 1
-        return tile
+    def _column_tiles(self) -> list[dict[str, int]]:
+        """Pieces of the columns to try, the largest first: whole, or cut where a mask asks for it.
 
-    def _smallest_room(self) -> int:
-        moving, fixed = self.plan.moving, self.plan.fixed
-        rooms = [self.rooms.input_bytes]
-        if len(moving) > 1:
-            rooms.append(self.rooms.side_bytes)
-        if fixed:
-            rooms.append(self.rooms.constant_bytes)
-        return min(rooms)
+        A single operator needs no row as a whole: it may pass in several pieces of any size that fits.
+        """
+        graph, last, masked = self.emitter.graph, self.plan.operators[-1], self._masked_column()
+        whole = {rank: graph.size(rank) for rank in self.plan.columns}
+        if last.kind is Kind.SCAN and last.serial_rank in whole:
+            whole[last.serial_rank] = 1
+        if not self._walked or not whole:
+            pieces = reversed(_MASK_PIECES) if masked else (1,)
+            return [whole | ({masked: -(-whole[masked] // n)} if masked else {}) for n in pieces]
+        ranks, sizes = tuple(whole), tuple(whole.values())
+        found: list[dict[str, int]] = []
+        for elements in reversed(tile_candidates(sizes, 1, _MAX_PIECES)):
+            piece = split_tile(ranks, sizes, elements)
+            apart = not found or prod(found[-1].values()) >= _PIECE_STEP * elements
+            if apart and len(found) < _MAX_TILES and self._fits(self._one_row(piece)):
+                found.append(piece)
+        return found or [dict.fromkeys(ranks, 1)]
+
+    def _one_row(self, columns: Tile) -> dict[str, int]:
+        return dict.fromkeys(self.plan.rows, 1) | dict(columns)
+
+    def fits(self) -> bool:
+        """Whether at least one row at a time has room."""
+        return any(self._fits(self._one_row(columns)) for columns in self._column_tiles())
+
+    def _refusal(self) -> str:
+        """Which buffer has no room for the smallest tile."""
+        tile = self._one_row(self._column_tiles()[-1])
+        for buffer, access, n_bytes, room in self._held(tile):
+            if n_bytes > room:
+                return (
+                    f"operator {self.plan.name!r}: the smallest tile of {access.tensor!r} takes {n_bytes} bytes"
+                    f" of the {buffer}, {room} are there for each copy"
+                )
+        return f"operator {self.plan.name!r}: no tile fits in the buffers"
 
     def _token_tile(self, tile: Tile) -> Tile:
         """What stays in a buffer at a time: walked pieces, or whole rows."""
@@ -171,26 +185,34 @@ class VectorStage:
             return tile
         return dict(tile) | {rank: self.emitter.graph.size(rank) for rank in self.plan.columns}
 
-    def _fits(self, tile: Tile) -> bool:
+    def _held(self, tile: Tile) -> list[tuple[str, Access, int, int]]:
+        """(memory, access, bytes, room in bytes) of everything that has a tile in a buffer."""
         token = self._token_tile(tile)
-        rooms, outputs = self.rooms, self.plan.outputs
-        if any(
-            self.emitter.n_bytes(gather.inputs[0], tile) > rooms.index_bytes for gather in self.plan.gathers
-        ):
-            return False
-        room = rooms.input_bytes
-        for access in self.plan.moving:
-            if self.emitter.n_bytes(access, token) > room:
-                return False
-            room = rooms.side_bytes
-        if any(
-            self.emitter.n_bytes(access, token) > rooms.output_bytes // len(outputs) for access in outputs
-        ):
-            return False
-        return all(
-            self._stays_whole(access) or self.emitter.n_bytes(access, token) <= rooms.constant_bytes
+        kept = self._token_tile(dict(tile) | ({self.plan.serial: 1} if self.plan.serial else {}))
+        rooms, n_bytes = self.rooms, self.emitter.n_bytes
+        found = [
+            ("input buffer", gather.inputs[0], n_bytes(gather.inputs[0], tile), rooms.index_bytes)
+            for gather in self.plan.gathers
+        ]
+        for position, access in enumerate(self.plan.moving):
+            room = rooms.side_bytes if position else rooms.input_bytes
+            found.append(("input buffer", access, n_bytes(access, token), room))
+        results = [*((access, token) for access in self.plan.outputs), *((one, kept) for one in self._state)]
+        for position, (access, held) in enumerate(results):
+            found.append(("output buffer", access, n_bytes(access, held), self._result_room(position)))
+        found += [
+            ("weight buffer", access, n_bytes(access, token), rooms.constant_bytes)
             for access in self.plan.fixed
-        )
+            if not self._stays_whole(access)
+        ]
+        return found
+
+    def _result_room(self, position: int) -> int:
+        """Bytes for a tile of the first result, and of every other one and what stays between steps."""
+        return self.rooms.extra_bytes if position else self.rooms.output_bytes
+
+    def _fits(self, tile: Tile) -> bool:
+        return all(n_bytes <= room for _, _, n_bytes, room in self._held(tile))
 
     def _stays_whole(self, access: Access) -> bool:
         return self.emitter.n_bytes(access, {}) <= self.rooms.constant_bytes
@@ -202,12 +224,10 @@ class VectorStage:
         """
         machine = self.emitter.machine
         loops, _ = self._loops(tile)
-        latency = machine.dma_in.setup_cycles + machine.dram_latency_cycles
-        rate = min(machine.dma_in.bytes_per_cycle, machine.dram_bytes_per_cycle)
 
         def moved(accesses: tuple[Access, ...]) -> tuple[list[float], float]:
             """Cycles of all transfers of each tensor, and of one transfer of all of them."""
-            once = [self.emitter.n_bytes(access, tile) / rate + latency for access in accesses]
+            once = [self._transfer_cycles(access, tile) for access in accesses]
             trips = [prod(one.trips for one in loops[: depth_of(loops, a.ranks)]) for a in accesses]
             return [n * cycles for n, cycles in zip(trips, once, strict=True)] or [0.0], sum(once)
 
@@ -223,6 +243,16 @@ class VectorStage:
         if self.emitter.copies == 1:
             return load + cycles + sum(stores)
         return max(load, cycles, sum(stores)) + first / machine.dma_in.channels + last
+
+    def _transfer_cycles(self, access: Access, tile: Tile) -> float:
+        """Cycles of one transfer by itself, short runs of bytes in DRAM at what they cost there."""
+        emitter, machine = self.emitter, self.emitter.machine
+        n_bytes = emitter.n_bytes(access, tile)
+        run = emitter.run_elements(access, emitter.tensor_tile(access, tile))
+        run_bytes = max(1, run * emitter.bits(access.tensor) // 8)
+        service = machine.memory.service_cycles(n_bytes, run_bytes, False, False)
+        stream = max(n_bytes / machine.dma_in.bytes_per_cycle, service)
+        return stream + machine.dma_in.setup_cycles + machine.dram_latency_cycles
 
     def nests(self, tile: dict[str, int]) -> list[Nest]:
         emitter, name = self.emitter, self.plan.name

@@ -1,5 +1,8 @@
 """The family sequential on graphs of every sort: gathers, windows, recurrences, and random ones."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +13,7 @@ from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Operator
 from tilewright.dataflow.program import Transfer
 from tilewright.dataflow.tensor import Role, Tensor
+from tilewright.sim.architecture import Architecture, BufferMemory
 from tilewright.sim.evaluate import LayerRun, run_layer
 
 
@@ -230,6 +234,47 @@ def test_rows_that_pick_the_same_weights_share_them() -> None:
         assert run.counts.tensor_read_bytes["w"] == n_read * 32 * 32
         times = {nest.name: nest for nest in run.timing.nests}
         assert times["relu_load_input"].start_cycle >= times["expert_store"].end_cycle
+
+
+def pooling(height: int, width: int, channels: int) -> Graph:
+    """y[c] = mean of x[i, j, c] over both ranks of the image."""
+    access = (Access.of("x", "i", "j", "c"),)
+    pool = Operator("pool", Kind.REDUCTION, Access.of("y", "c"), access, reduce="mean")
+    tensors = (
+        Tensor("x", ("i", "j", "c"), "int8", Role.ACTIVATION),
+        Tensor("y", ("c",), "int32", Role.ACTIVATION),
+    )
+    sizes = (("i", height), ("j", width), ("c", channels))
+    return Graph("pool", sizes, tensors, (pool,), ("x",), ("y",))
+
+
+def shrunk(capacity_bytes: int) -> Architecture:
+    """The default with buffers of so many bytes each, smaller than the space has them."""
+    built = architecture()
+    components = tuple(
+        replace(part, capacity_bytes=capacity_bytes) if isinstance(part, BufferMemory) else part
+        for part in built.components
+    )
+    return replace(built, components=components)
+
+
+@pytest.mark.parametrize("capacity_bytes", [64, 1024, 16384])
+def test_a_row_that_does_not_fit_is_reduced_piece_by_piece(capacity_bytes: int) -> None:
+    """120 x 100 positions per channel; every element is read once and every mean written once."""
+    run = run_layer(pooling(120, 100, 8), shrunk(capacity_bytes))
+    assert run.counts.dram_read_bytes == 120 * 100 * 8
+    assert run.counts.dram_write_bytes == 4 * 8
+    assert run.counts.n_evaluations == 120 * 100 * 8
+
+
+def test_where_nothing_fits_the_refusal_names_operator_buffer_and_bytes() -> None:
+    """8 bytes hold two copies, of which each has 3 bytes of sums and 1 of results; a mean takes 4."""
+    with pytest.raises(InputError) as error:
+        run_layer(pooling(12, 10, 8), shrunk(8))
+    message = str(error.value)
+    assert "operator 'pool'" in message
+    assert "'y' takes 4 bytes of the output buffer" in message
+    assert "\n" not in message
 
 
 @given(graph=graphs(), fusion=st.booleans(), attention=st.sampled_from(("one_pass", "three_pass")),
