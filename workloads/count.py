@@ -13,7 +13,8 @@ from tilewright.workloads.workload import Workload
 
 #: The share of the counts that a contraction belongs to, by its group; other groups are linear.
 SHARE_BY_GROUP = {"attention": "attention_bmm", "expert": "moe_expert_bmm", "ssm": "ssm_bmm",
-                  "bmm": "other_bmm", "conv": "conv"}  # fmt: skip
+                  "bmm": "other_bmm", "conv": "conv", "head_conv": "conv"}  # fmt: skip
+_HEAD_GROUPS = ("head", "head_conv")
 _LINEAR_SHARE = "linear"
 _BYTES_FP16 = 2
 
@@ -135,7 +136,7 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
             if operator.kind is not Kind.CONTRACTION:
                 continue
             flops[share] += (work := 2 * layer.count * layer.graph.macs(operator))
-            if operator.group == "head":
+            if operator.group in _HEAD_GROUPS:
                 flops["head"] += work
             steps = layer.graph.size(operator.serial_rank) if operator.serial_rank else 1
             n_ops[call] += layer.count * operator.repeat * steps

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.config import ConfigFile, Epsilon, Width, also
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
+from tilewright.workloads.decode_heads import JoinedMaps
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.grids import Grid, GridBlock, GridEntry, Projection, Reduction
@@ -74,6 +76,11 @@ class SegformerConfig(PyramidConfig):
 
     default_architecture: ClassVar[str] = "SegformerForImageClassification"
     mlp_ratios: Ratios = Field(default_factory=lambda: [4.0, 4.0, 4.0, 4.0])
+    decoder_hidden_size: Width = 256
+
+    def segments(self, task: str) -> bool:
+        """Whether the head gives a class per position."""
+        return not task and self.architecture.endswith("ForSemanticSegmentation")
 
 
 class PvtConfig(PyramidConfig):
@@ -148,8 +155,22 @@ def _overlapping_stem(
 
 
 def _segformer(config: SegformerConfig, task: str) -> Staged:
-    head = _labels(config, task, _classifier(config, "mean"))
-    return Staged("segformer", config.image_size, lambda image: _segformer_stages(config, image, head))
+    segments = config.segments(task)
+    head = None if segments else _labels(config, task, _classifier(config, "mean"))
+
+    def stages(image: int) -> tuple[Stage, ...]:
+        found = _segformer_stages(config, image, head)
+        return (*found, _segmentation(config, found)) if segments else found
+
+    return Staged("segformer", config.image_size, stages)
+
+
+def _segmentation(config: SegformerConfig, stages: tuple[Stage, ...]) -> Stage:
+    """The head over the results of all stages."""
+    sizes = tuple((isqrt(stage.n_tokens), stage.stack.width) for stage in stages)
+    width = config.decoder_hidden_size
+    joined = JoinedMaps("decode_head", sizes, width, config.n_labels)
+    return Stage(Transformer("segformer", width, "decode_head", joined, (), None, None), stages[0].n_tokens)
 
 
 def _segformer_stages(config: SegformerConfig, image: int, head: Head | None) -> tuple[Stage, ...]:
