@@ -7,6 +7,7 @@ from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import Change
 from tilewright.workloads.builder import LayerBuilder, Linear
 from tilewright.workloads.gradient import DETACHED
+from tilewright.workloads.kronecker import multiply_by_kronecker
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,11 @@ class SparseDelta(Change):
 
 @dataclass(frozen=True, slots=True)
 class Kronecker(Change):
-    """LoKr: y = W x + (C kron (B A)) x with the update made in full at each call (arXiv 2309.14859).
+    """LoKr: y = W x + (C kron (B A)) x (arXiv 2309.14859).
 
-    `factor` cuts both widths in two; `decompose_both` lets C be a product too where that is smaller.
+    The reference makes the update in full at each call; hardware stores C and B A and multiplies x, cut into
+    chunks, by one after the other. `factor` cuts both widths in two; `decompose_both` lets C be a product
+    too where that is smaller.
     """
 
     rank: int
@@ -128,6 +131,11 @@ class Kronecker(Change):
         (in_m, in_n), (out_m, out_n) = (
             split_width(builder.size(ranks), self.factor) for ranks in (linear.inner, linear.output)
         )
+        if builder.run.lowering == "hardware":
+            parts = (("w1", (out_m, in_m), self.decompose_both), ("w2", (out_n, in_n), True))
+            for part, shape, splits in parts:
+                self._note_factor(builder, path, part, shape, splits)
+            return multiply_by_kronecker(builder, linear, output, (out_m, in_m), (out_n, in_n))
         outer = self._factor(builder, name, path, "w1", (out_m, in_m), self.decompose_both)
         inner = self._factor(builder, name, path, "w2", (out_n, in_n), True)
         ranks = (*linear.inner, *linear.output)
@@ -138,6 +146,15 @@ class Kronecker(Change):
             f"{name}_lokr_product", f"{name}_lokr_delta", blocks, "mul", ranks=ranks, group="adapter"
         )
         return _beside(builder, linear, output, delta, "lokr")
+
+    def _note_factor(
+        self, builder: LayerBuilder, path: str, part: str, shape: tuple[int, int], splits: bool
+    ) -> None:
+        if not splits or self.rank >= max(shape) / 2:
+            builder.note_adapter(f"{path}.lokr_{part}", shape[0] * shape[1])
+            return
+        for side, size in zip("ab", shape, strict=True):
+            builder.note_adapter(f"{path}.lokr_{part}_{side}", size * self.rank)
 
     def _factor(
         self, builder: LayerBuilder, name: str, path: str, part: str, shape: tuple[int, int], splits: bool
@@ -159,12 +176,19 @@ class Kronecker(Change):
 
 @dataclass(frozen=True, slots=True)
 class Hadamard(Change):
-    """LoHa: y = W x + ((A B) * (C D)) x, both products made at each call (arXiv 2108.06098)."""
+    """LoHa: y = W x + ((A B) * (C D)) x (arXiv 2108.06098).
+
+    The reference makes both products and theirs at each call. The update has the square of the rank, in
+    factors whose entries are products of those of A and C, and of B and D: hardware stores and applies these.
+    """
 
     rank: int
 
     def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
         name, path = linear.name, builder.full_path(linear.module)
+        n_in, n_out = builder.size(linear.inner), builder.size(linear.output)
+        if builder.run.lowering == "hardware" and self.rank**2 * (n_in + n_out) < n_in * n_out:
+            return self._factored(builder, linear, output)
         rank = builder.rank(f"r_{name}", self.rank)
         ranks = (*linear.inner, *linear.output)
         products = []
@@ -186,6 +210,20 @@ class Hadamard(Change):
             f"{name}_hada_multiply", f"{name}_hada_delta", tuple(products), "mul", group="adapter"
         )
         return _beside(builder, linear, output, delta, "loha")
+
+    def _factored(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
+        """output + V U x with stored factors of rank r^2."""
+        name, path = linear.name, builder.full_path(linear.module)
+        rank = builder.rank(f"r2_{name}", self.rank**2)
+        for part in ("w1", "w2"):
+            builder.note_adapter(f"{path}.hada_{part}_a", self.rank * builder.size(linear.output))
+            builder.note_adapter(f"{path}.hada_{part}_b", self.rank * builder.size(linear.inner))
+        down = builder.access(builder.input(f"{name}_hada_u", (*linear.inner, rank), Role.ADAPTER))
+        up = builder.input(f"{name}_hada_v", (rank, *linear.output), Role.ADAPTER)
+        low = builder.contraction(
+            f"{name}_hada_down", f"{name}_hada_low", (*linear.kept, rank), (linear.input, down), "adapter"
+        )
+        return _raised(builder, linear, output, low, up, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
