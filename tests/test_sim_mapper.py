@@ -151,6 +151,14 @@ def test_a_vector_times_a_matrix_puts_the_matrix_along_the_longer_edge() -> None
     assert map_contraction(asked, architecture(rows=64, cols=8)).transposed
 
 
+@pytest.mark.parametrize(("kind", "transposed"), [("weight", True), ("input", False)])
+def test_a_single_row_stays_in_the_array_while_the_matrix_streams(kind: str, transposed: bool) -> None:
+    """1 x 512 by 64 on 32 x 32 PEs: with x in the PEs 2 folds of 512 beats, with the matrix 32 folds of one."""
+    asked = replace(problem(1, 512, 64), n_tiles=(512,), k_tiles=(64,))
+    found = map_contraction(asked, architecture(rows=32, cols=32, stationarity=kind))
+    assert found.transposed is transposed
+
+
 def test_a_product_without_room_is_refused_with_the_limit() -> None:
     asked = replace(problem(4, 4, 100, a_bytes=8), a_stays=True)
     with pytest.raises(MappingError, match=r"operator 'op'.*8 bytes of input buffer.*k is 100"):
