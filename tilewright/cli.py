@@ -29,11 +29,16 @@ Adapter = Annotated[
     str | None, typer.Option(help="preset (lora:r=16,targets=q+v), adapter_config.json or its folder")
 ]
 AdapterMode = Annotated[str | None, typer.Option(help="unmerged (default), merged or none")]
-Phase = Annotated[str | None, typer.Option(help="prefill (default), decode, train, prefill:encoder ...")]
+Phase = Annotated[
+    str | None, typer.Option(help="prefill (default), decode, generate, train, prefill:encoder ...")
+]
 Batch = Annotated[int | None, typer.Option(min=1, help="sequences, default 1")]
 Seq = Annotated[int | None, typer.Option(min=1, help="tokens; default 512, in decode 1")]
 DecoderSeq = Annotated[int | None, typer.Option(min=1, help="decoder tokens of an encoder-decoder")]
 Image = Annotated[int | None, typer.Option(min=1, help="side of a square image in pixels")]
+Samples = Annotated[int | None, typer.Option(min=1, help="samples of sound")]
+OutputTokens = Annotated[int | None, typer.Option(min=1, help="tokens to generate, for phase generate")]
+Dims = Annotated[list[str] | None, typer.Option("--dim", help="symbolic dimension of an ONNX file, NAME=n")]
 Cache = Annotated[int | None, typer.Option(min=0, help="tokens in the KV cache before the step")]
 Lowering = Annotated[
     str | None, typer.Option(help="reference (as executed) or hardware (factored, masked tiles skipped)")
@@ -93,6 +98,9 @@ def count(
     seq: Seq = None,
     decoder_seq: DecoderSeq = None,
     image: Image = None,
+    samples: Samples = None,
+    output_tokens: OutputTokens = None,
+    dim: Dims = None,
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
@@ -112,6 +120,9 @@ def count(
         "seq": seq,
         "decoder_seq": decoder_seq,
         "image": image,
+        "samples": samples,
+        "output_tokens": output_tokens,
+        "dims": runs.dimensions(dim),
         "cache": cache,
         "lowering": lowering,
         "logits": logits,
@@ -132,6 +143,9 @@ def simulate(
     seq: Seq = None,
     decoder_seq: DecoderSeq = None,
     image: Image = None,
+    samples: Samples = None,
+    output_tokens: OutputTokens = None,
+    dim: Dims = None,
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
@@ -157,6 +171,9 @@ def simulate(
         "seq": seq,
         "decoder_seq": decoder_seq,
         "image": image,
+        "samples": samples,
+        "output_tokens": output_tokens,
+        "dims": runs.dimensions(dim),
         "cache": cache,
         "lowering": lowering,
         "logits": logits,

@@ -110,6 +110,9 @@ class WorkloadFile(_File):
     decoder_seq: Annotated[int, Field(gt=0, le=2**24)] | None = None
     cache: Annotated[int, Field(ge=0, le=2**24)] | None = None
     image: Annotated[int, Field(gt=0, le=2**14)] | None = None
+    samples: Annotated[int, Field(gt=0, le=2**26)] | None = None
+    output_tokens: Annotated[int, Field(gt=0, le=2**20)] | None = None
+    dims: dict[str, Annotated[int, Field(gt=0, le=2**31)]] | None = None
     precision: Precision = Precision()
     lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None

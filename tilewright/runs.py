@@ -226,6 +226,17 @@ def _settings(settings: list[str] | None) -> "dict[str, Value]":
     return found
 
 
+def dimensions(settings: list[str] | None) -> dict[str, int] | None:
+    """Sizes of symbolic dimensions from NAME=n settings; None if there are none."""
+    found: dict[str, int] = {}
+    for setting in settings or []:
+        name, _, text = setting.partition("=")
+        if not name or not text.isdecimal() or len(text) > 10:
+            raise InputError(f"--dim takes NAME=n, got {setting!r}")
+        found[name] = int(text)
+    return found or None
+
+
 def scalar(text: str) -> object:
     """A word as YAML reads it: a number, a truth value or itself; None for anything that is no word."""
     try:

@@ -20,7 +20,14 @@ def _print(*tables: Table | str) -> None:
 
 def _table(title: str, *columns: str) -> Table:
     """A plain table; the first column is text, the others are figures."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        min_width=min(len(title), 100),
+    )
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     return table
