@@ -54,7 +54,7 @@ def _mamba(config: MambaConfig, task: str) -> Transformer:
     layer = SelectiveScan(
         rms_norm("norm", epsilon), config.expand * config.hidden_size, config.state_size,
         config.conv_kernel, config.step_rank, config.hidden_act,
-        bias=config.use_bias, conv_bias=config.use_conv_bias,
+        bias=config.use_bias, conv_bias=config.use_conv_bias, by_element=config.precedes_5,
     )  # fmt: skip
     return Transformer(
         model_type="mamba",

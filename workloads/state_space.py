@@ -15,7 +15,8 @@ class SelectiveScan:
     """A layer x += mixer(norm x) whose mixer is a selective scan over the tokens.
 
     `inner_width` channels hold `state_width` numbers each; a causal convolution of `taps` tokens stands
-    before them; step sizes come from `step_rank` numbers per token.
+    before them; step sizes come from `step_rank` numbers per token. Where `by_element` the reference
+    multiplies and adds the taps of a step elementwise.
     """
 
     norm: Norm
@@ -27,6 +28,7 @@ class SelectiveScan:
     path: str = "mixer"
     bias: bool = False
     conv_bias: bool = True
+    by_element: bool = False
     channel: str = "j"
 
     @property
@@ -77,6 +79,8 @@ class CausalConvolution(Protocol):
     def conv_bias(self) -> bool: ...
     @property
     def channel(self) -> str: ...
+    @property
+    def by_element(self) -> bool: ...
 
 
 def convolve_causally(builder: LayerBuilder, spec: CausalConvolution, hidden: Access) -> str:
@@ -99,7 +103,13 @@ def convolve_causally(builder: LayerBuilder, spec: CausalConvolution, hidden: Ac
     if run.cache:
         kept = builder.input("conv_past", ("b", "u", j), Role.STATE)
         past = [Access(kept, (Index.of("b"), Index(), Index.of(j)))]
-    output = builder.contraction(word(module), "convolved", ("b", "o", j), (*inputs, *past), "conv")
+    ranks, factors = ("b", "o", j), (*inputs, *past)
+    if spec.by_element and drops and run.cache and run.seq == 1:
+        output = builder.reduction(
+            word(module), "convolved", ranks, factors, "sum", function="mul", group="ssm"
+        )
+    else:
+        output = builder.contraction(word(module), "convolved", ranks, factors, "conv")
     used = Access(output, (Index.of("b"), shifted("m", first), Index.of(j)))
     ranks = ("b", "m", j)
     if spec.conv_bias:
