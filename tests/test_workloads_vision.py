@@ -176,3 +176,18 @@ def test_what_does_not_fit_is_refused_in_one_line(
     with pytest.raises(InputError, match=expected) as error:
         _count(tmp_path, model_type, fields, **terms)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spelling", [[32, 32], {"height": 32, "width": 32}])
+def test_a_square_may_be_written_as_a_pair(tmp_path: Path, spelling: Any) -> None:
+    plain = _count(tmp_path, "segformer", _PYRAMID | {"sr_ratios": [1]})
+    assert _count(tmp_path, "segformer", _PYRAMID | {"sr_ratios": [1], "image_size": spelling}) == plain
+    with pytest.raises(InputError, match="image_size"):
+        _count(tmp_path, "segformer", _PYRAMID | {"image_size": [32, 64]})
+
+
+def test_the_query_that_pools_an_image_is_projected_once_on_hardware(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"vision_config": {"hidden_size": 768}}
+    reference = _count(tmp_path, "siglip", fields, batch=4)
+    hardware = count(load_workload(tmp_path / "config.json", batch=4))
+    assert reference.flops_linear - hardware.flops_linear == 2 * 3 * 768 * 768

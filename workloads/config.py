@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 #: Sizes above these belong to no model; they only overflow what follows.
 MAX_LAYERS, MAX_WIDTH, MAX_ROWS = 4096, 2**20, 2**28
@@ -12,6 +12,19 @@ Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 Rows = Annotated[int, Field(gt=0, le=MAX_ROWS)]
 Epsilon = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _one_side(value: Any) -> Any:
+    """The side of a square that is written as a pair or as height and width; anything else as it is."""
+    if isinstance(value, dict) and set(value) == {"height", "width"}:
+        value = [value["height"], value["width"]]
+    if isinstance(value, list) and len(value) == 2 and type(value[0]) is int and value[0] == value[1]:
+        return value[0]
+    return value
+
+
+#: The side of an image or of a patch, which are square.
+Pixels = Annotated[int, BeforeValidator(_one_side), Field(gt=0, le=2**14)]
 
 
 class ConfigFile(BaseModel):

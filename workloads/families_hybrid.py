@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
 from tilewright.workloads.chains import Chain, Step
-from tilewright.workloads.config import ConfigFile, Epsilon, Width
+from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width
 from tilewright.workloads.convolution import Convolution
 from tilewright.workloads.families_mobile import closed, divisible, labels_head, stage_of, two_step_stem
 from tilewright.workloads.family import Family
@@ -22,7 +22,6 @@ from tilewright.workloads.transformer import Layer, Stage, Staged, Transformer
 from tilewright.workloads.unfolding import Folding, Patches, Unfolding
 
 Channels = Annotated[int, Field(gt=0, le=4096)]
-Pixels = Annotated[int, Field(gt=0, le=2**14)]
 Padding = Annotated[int, Field(ge=0, le=2**14)]
 Ratio = Annotated[float, Field(gt=0, le=1024)]
 Whole = Annotated[int, Field(gt=0, le=1024)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.chains import Chain, Step
-from tilewright.workloads.config import ConfigFile, Width
+from tilewright.workloads.config import ConfigFile, Pixels, Width
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
 from tilewright.workloads.family import Family
 from tilewright.workloads.head import Head, task_of
@@ -17,7 +17,6 @@ from tilewright.workloads.norms import Norm, batch_norm
 from tilewright.workloads.transformer import Entry, Layer, Stage, Staged, Transformer
 
 Channels = Annotated[int, Field(gt=0, le=4096)]
-Pixels = Annotated[int, Field(gt=0, le=2**14)]
 Padding = Annotated[int, Field(ge=0, le=2**14)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=16)]
 Depths = Annotated[list[Annotated[int, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
-from tilewright.workloads.config import ConfigFile, Epsilon, Width, also
+from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, also
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
 from tilewright.workloads.decode_heads import JoinedMaps
 from tilewright.workloads.family import Family
@@ -19,7 +19,6 @@ from tilewright.workloads.norms import Norm, layer_norm
 from tilewright.workloads.transformer import Layer, Stage, Staged, Transformer
 
 Channels = Annotated[int, Field(gt=0, le=4096)]
-Pixels = Annotated[int, Field(gt=0, le=2**14)]
 Depth = Annotated[int, Field(gt=0, le=4096)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=16)]
 Depths = Annotated[list[Depth], Field(min_length=1, max_length=16)]

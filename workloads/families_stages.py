@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Width, refuse_remainder
+from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, refuse_remainder
 from tilewright.workloads.convolution import (
     POOLING,
     Convolution,
@@ -27,7 +27,6 @@ from tilewright.workloads.norms import Norm, layer_norm
 from tilewright.workloads.transformer import Layer, Stage, Staged, Transformer
 
 Channels = Annotated[int, Field(gt=0, le=4096)]
-Pixels = Annotated[int, Field(gt=0, le=2**14)]
 Depths = Annotated[list[Annotated[int, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=16)]
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Pixels, Rows, Width, refuse_remainder
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -16,8 +16,6 @@ from tilewright.workloads.norms import Norm, layer_norm
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.towers import AttentionPool, LastToken, Match, PooledMatch, TwoTower
 from tilewright.workloads.transformer import Entry, Transformer
-
-Pixels = Annotated[int, Field(gt=0, le=2**14)]
 
 
 class _Tower(BaseModel):
