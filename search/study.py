@@ -12,8 +12,8 @@ from tilewright.dataflow.graph import Network
 from tilewright.search.constraint import Constraint, parse_constraint
 from tilewright.search.objective import COMBINES, Combine, objective_named
 from tilewright.sim.design import Design
-from tilewright.sim.version import model_version
 from tilewright.sim.space import Value
+from tilewright.sim.version import model_version
 
 SAMPLERS = ("nsga2", "random", "exhaustive")
 FIDELITIES = ("bound", "tile")

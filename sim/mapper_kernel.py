@@ -254,9 +254,10 @@ def best_mapping(
 ) -> FloatArray:
     """The cheapest mapping: (m_tile, n_tile, k_tile, configuration, transposed, cycles, pJ, DRAM bytes).
 
-    Tiles ascend; `a_elements` and `b_elements` are what `held_elements` takes. m_tile is 0 if no candidate fits. Of the mappings within `SLACK` of the least cost the one
-    that is best by the other measure (energy, or cycles) is taken, then the one with larger tiles, then the
-    one that is not transposed, then the earlier configuration.
+    Tiles ascend; `a_elements` and `b_elements` are what `held_elements` takes. m_tile is 0 if no candidate
+    fits. Of the mappings within `SLACK` of the least cost the one that is best by the other measure (energy,
+    or cycles) is taken, then the one with larger tiles, then the one that is not transposed, then the
+    earlier configuration.
     """
     n_configurations = CONFIGURATIONS.shape[0]
     cost = np.full((m_tiles.size, n_tiles.size, k_tiles.size, 2, n_configurations), np.inf)

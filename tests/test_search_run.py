@@ -373,6 +373,6 @@ def test_workers_must_be_positive(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     file = tmp_path / "designs.csv"
     file.mkdir()
-    with pytest.raises(StudyError, match=r"designs.csv: cannot be written: Is a directory"):
+    with pytest.raises(StudyError, match=r"designs.csv: is no regular file"):
         write_whole(file, "text")
     assert os.listdir(tmp_path) == ["designs.csv"]

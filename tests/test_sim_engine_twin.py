@@ -52,7 +52,7 @@ def test_fast_forward_changes_no_figure(
     except EngineError as error:
         with pytest.raises(EngineError) as again:
             run(tasks)
-        assert str(again.value) == str(error)  # noqa: PT017
+        assert str(again.value) == str(error)
         return
     fast = run(tasks)
     assert figures(fast) == figures(slow)

@@ -129,4 +129,4 @@ def test_any_field_with_any_value_loads_or_is_refused_in_one_line(
     try:
         load_workload(file, seq=1)
     except InputError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+        assert "\n" not in str(error)

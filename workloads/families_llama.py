@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
 from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.disentangled import DisentangledAttention
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.experts import Experts
 from tilewright.workloads.family import Family
@@ -248,13 +249,17 @@ def decoder(
 ) -> Transformer:
     """A stack of rotary blocks behind a table of tokens, with the head that the task wants."""
     table = "model.embed_tokens"
-    n_angles = blocks[0][0].attention.rotary_dim // 2 if config.multiplies_angles else 0
+    attention = blocks[0][0].attention
+    assert not isinstance(attention, DisentangledAttention), "it has no rotary angles"
+    n_angles = attention.rotary_dim // 2 if config.multiplies_angles else 0
     tied = config.tie_word_embeddings
     return Transformer(
         model_type=model_type,
         width=config.hidden_size,
         path="model.layers",
-        embedding=Embedding(table, config.vocab_size, scale=scale, n_angles=n_angles, n_angle_products=angle_sets),
+        embedding=Embedding(
+            table, config.vocab_size, scale=scale, n_angles=n_angles, n_angle_products=angle_sets
+        ),
         blocks=blocks,
         final_norm=final_norm,
         head=text_head(config, task, config.vocab_size, table, tied=tied, bias=head_bias),
