@@ -112,21 +112,7 @@ def count(
     """
     from tilewright import api, runs, tables
 
-    stated = {
-        "adapter": adapter,
-        "adapter_mode": adapter_mode,
-        "phase": phase,
-        "batch": batch,
-        "seq": seq,
-        "decoder_seq": decoder_seq,
-        "image": image,
-        "samples": samples,
-        "output_tokens": output_tokens,
-        "dims": runs.dimensions(dim),
-        "cache": cache,
-        "lowering": lowering,
-        "logits": logits,
-    }
+    stated = _terms(locals())
     workload = api.workload_of(*runs.workload_file(model, stated), lowering="reference")
     counts = api.count(workload).to_dict()
     _emit(counts, as_json, lambda: tables.counts(workload.name, counts))
@@ -163,21 +149,7 @@ def simulate(
     """
     from tilewright import runs, tables
 
-    stated = {
-        "adapter": adapter,
-        "adapter_mode": adapter_mode,
-        "phase": phase,
-        "batch": batch,
-        "seq": seq,
-        "decoder_seq": decoder_seq,
-        "image": image,
-        "samples": samples,
-        "output_tokens": output_tokens,
-        "dims": runs.dimensions(dim),
-        "cache": cache,
-        "lowering": lowering,
-        "logits": logits,
-    }
+    stated = _terms(locals())
     if design is None:
         run = runs.from_options(model, stated, template, device, set_)
     else:
@@ -341,6 +313,29 @@ def cascade_check(
 
     answer = cascades.check(file, set_)
     _emit(answer, as_json, lambda: tables.cascade(answer))
+
+
+_TERMS = (
+    "adapter",
+    "adapter_mode",
+    "phase",
+    "batch",
+    "seq",
+    "decoder_seq",
+    "image",
+    "samples",
+    "output_tokens",
+    "cache",
+    "lowering",
+    "logits",
+)
+
+
+def _terms(given: dict[str, Any]) -> dict[str, Any]:
+    """The terms of a workload among a command's arguments, None where not given."""
+    from tilewright import runs
+
+    return {name: given[name] for name in _TERMS} | {"dims": runs.dimensions(given["dim"])}
 
 
 def _emit(answer: dict[str, Any], as_json: bool, show: Any) -> None:
