@@ -161,6 +161,7 @@ def test_queries_of_a_subsampling_attention_are_a_quarter(tmp_path: Path) -> Non
         ("efficientformer", {}, {"image": 256}, "8 positions along a side, resolution is 7"),
         ("segformer", {}, {"image": 16}, "fewer than needed"),
         ("siglip", {"text_config": {"projection_size": 5}}, {}, "projection_size 5 and the vision's"),
+        ("poolformer", {"mlp_ratio": 1e-9}, {}, "mlp_ratio 1e-09 leaves nothing of the width 64"),
         ("poolformer", {"pool_size": 2}, {}, "pool_size must be odd, got 2"),
         (
             "beit",

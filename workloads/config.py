@@ -79,3 +79,11 @@ def refuse_remainder(width: int, heads: int, width_name: str, heads_name: str) -
     """Raises ValueError if the heads do not divide the width."""
     if width % heads:
         raise ValueError(f"{width_name} {width} is not a multiple of {heads_name} {heads}")
+
+
+def scaled_width(width: int, ratio: float, name: str) -> int:
+    """The width times a ratio, rounded down. Raises ValueError where nothing is left."""
+    found = int(width * ratio)
+    if found < 1:
+        raise ValueError(f"{name} {ratio} leaves nothing of the width {width}")
+    return found

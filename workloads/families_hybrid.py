@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
 from tilewright.workloads.chains import Chain, Step
-from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width
+from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, scaled_width
 from tilewright.workloads.convolution import Convolution
 from tilewright.workloads.families_mobile import closed, divisible, labels_head, stage_of, two_step_stem
 from tilewright.workloads.family import Family
@@ -144,7 +144,7 @@ def _transformed(config: MobileVitConfig, path: str, number: int, side: int) -> 
         key="attention.key", value="attention.value", qkv_bias=config.qkv_bias, output_bias=True,
         causal=False, cached=False,
     )  # fmt: skip
-    inner, epsilon = int(width * config.mlp_ratio), config.layer_norm_eps
+    inner, epsilon = scaled_width(width, config.mlp_ratio, "mlp_ratio"), config.layer_norm_eps
     block = Block(
         attention,
         FeedForward("", inner, "intermediate.dense", "output.dense", config.hidden_act, bias=True),
@@ -268,7 +268,7 @@ def _downsampling(config: EfficientFormerConfig, path: str, number: int, side: i
 
 
 def _pooling_block(config: EfficientFormerConfig, width: int, side: int) -> PoolingBlock:
-    inner = int(width * config.mlp_expansion_ratio)
+    inner = scaled_width(width, config.mlp_expansion_ratio, "mlp_expansion_ratio")
     steps = (
         Step(Convolution("mlp.convolution1", 1), inner, "mlp.batchnorm_before", config.hidden_act),
         Step(Convolution("mlp.convolution2", 1), width, "mlp.batchnorm_after"),
@@ -281,11 +281,12 @@ def _scales(config: EfficientFormerConfig) -> tuple[str, str]:
 
 
 def _flat_block(config: EfficientFormerConfig, width: int) -> OffsetBlock:
+    value_dim = scaled_width(config.key_dim, config.attention_ratio, "attention_ratio")
     attention = OffsetAttention(
-        "token_mixer", config.num_attention_heads, config.key_dim, int(config.attention_ratio * config.key_dim),
-        config.resolution, "qkv", "projection",
+        "token_mixer", config.num_attention_heads, config.key_dim, value_dim, config.resolution, "qkv",
+        "projection",
     )  # fmt: skip
-    inner = int(width * config.mlp_expansion_ratio)
+    inner = scaled_width(width, config.mlp_expansion_ratio, "mlp_expansion_ratio")
     network = FeedForward("mlp", inner, "linear_in", "linear_out", config.hidden_act, bias=True)
     epsilon = config.layer_norm_eps
     norms = (layer_norm("layernorm1", epsilon), layer_norm("layernorm2", epsilon))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.chains import Chain, Step
-from tilewright.workloads.config import ConfigFile, Pixels, Width
+from tilewright.workloads.config import ConfigFile, Pixels, Width, scaled_width
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
 from tilewright.workloads.family import Family
 from tilewright.workloads.head import Head, task_of
@@ -106,7 +106,7 @@ def _poolformer_stages(config: PoolFormerConfig, image: int, head: Head | None) 
             Norm(name, "layernorm", _GROUP_EPSILON, ("y", "x", channel), bias=True, factors=(channel,))
             for name, channel in (("before_norm", "d"), ("after_norm", "d"))
         )
-        inner = int(width * config.mlp_ratio)
+        inner = scaled_width(width, config.mlp_ratio, "mlp_ratio")
         steps = (
             Step(Convolution("output.conv1", 1), inner, function=config.hidden_act),
             Step(Convolution("output.conv2", 1), width),
@@ -293,7 +293,7 @@ def _swiftformer_stages(config: SwiftFormerConfig, image: int, head: Head | None
         side = entry.out_side if entry else side
         blocks: list[tuple[Layer, int]] = [(_swift_block(config, width, side), 1)]
         if depth > 1:
-            steps = _swift_steps("", width, int(config.mlp_ratio * width))
+            steps = _swift_steps("", width, scaled_width(width, config.mlp_ratio, "mlp_ratio"))
             blocks.insert(0, (Chain(steps, side, width, residual=True, scale="layer_scale"), depth - 1))
         path = f"swiftformer.encoder.network.{place}.blocks"
         stages.append(stage_of("swiftformer", path, width, entry, tuple(blocks), side))
@@ -324,7 +324,11 @@ def _swift_steps(path: str, width: int, inner: int) -> tuple[Step, ...]:
 def _swift_block(config: SwiftFormerConfig, width: int, side: int) -> AdditiveBlock:
     local = "local_representation"
     steps = (
-        Step(Convolution("linear.fc1", 1), int(config.mlp_ratio * width), function=config.hidden_act),
+        Step(
+            Convolution("linear.fc1", 1),
+            scaled_width(width, config.mlp_ratio, "mlp_ratio"),
+            function=config.hidden_act,
+        ),
         Step(Convolution("linear.fc2", 1), width),
     )
     scales = ("layer_scale_1", "layer_scale_2") if config.use_layer_scale else ("", "")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
-from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, also
+from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, also, scaled_width
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
 from tilewright.workloads.decode_heads import JoinedMaps
 from tilewright.workloads.family import Family
@@ -209,7 +209,7 @@ def _segformer_stages(config: SegformerConfig, image: int, head: Head | None) ->
 
 
 def _inner(config: PyramidConfig, number: int) -> int:
-    return int(config.hidden_sizes[number] * config.mlp_ratios[number])
+    return scaled_width(config.hidden_sizes[number], config.mlp_ratios[number], "mlp_ratios")
 
 
 def _pvt(config: PvtConfig, task: str) -> Staged:
@@ -382,7 +382,7 @@ def _cvt_stages(config: CvtConfig, image: int, head: Head | None) -> tuple[Stage
 
 def _cvt_layer(config: CvtConfig, number: int, grid: Grid) -> GridBlock:
     width, heads = config.embed_dim[number], config.num_heads[number]
-    inner = int(width * config.mlp_ratio[number])
+    inner = scaled_width(width, config.mlp_ratio[number], "mlp_ratio")
     strides = (config.stride_q[number], config.stride_kv[number], config.stride_kv[number])
     paddings = (config.padding_q[number], config.padding_kv[number], config.padding_kv[number])
     projections = []

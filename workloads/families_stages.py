@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, refuse_remainder
+from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, refuse_remainder, scaled_width
 from tilewright.workloads.convolution import (
     POOLING,
     Convolution,
@@ -94,7 +94,14 @@ def _swin_stages(config: SwinConfig, image: int, head: Head | None) -> tuple[Sta
             "attention", heads, heads, width // heads, "o_proj", qkv_bias=config.qkv_bias, output_bias=True,
             causal=False, cached=False, biased=True, bias_rows=(2 * config.window_size - 1) ** 2,
         )  # fmt: skip
-        inner = FeedForward("mlp", int(config.mlp_ratio * width), "fc1", "fc2", config.hidden_act, bias=True)
+        inner = FeedForward(
+            "mlp",
+            scaled_width(width, config.mlp_ratio, "mlp_ratio"),
+            "fc1",
+            "fc2",
+            config.hidden_act,
+            bias=True,
+        )
         norms = (layer_norm("layernorm_before", epsilon), layer_norm("layernorm_after", epsilon))
         merged = f"swin.encoder.layers.{number - 1}.downsample"
         entry = (
