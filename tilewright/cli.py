@@ -315,20 +315,11 @@ def cascade_check(
     _emit(answer, as_json, lambda: tables.cascade(answer))
 
 
+#: Options of `count` and `simulate` that are fields of a WORKLOAD.yaml.
 _TERMS = (
-    "adapter",
-    "adapter_mode",
-    "phase",
-    "batch",
-    "seq",
-    "decoder_seq",
-    "image",
-    "samples",
-    "output_tokens",
-    "cache",
-    "lowering",
-    "logits",
-)
+    "adapter", "adapter_mode", "phase", "batch", "seq", "decoder_seq", "image", "samples",
+    "output_tokens", "cache", "lowering", "logits",
+)  # fmt: skip
 
 
 def _terms(given: dict[str, Any]) -> dict[str, Any]:
