@@ -127,6 +127,7 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
     n_ops: Counter[str] = Counter()
     elements: Counter[str] = Counter()
     for layer in workload.network:
+        heads = _head_modules(layer.graph)
         for operator in layer.graph.operators:
             share = SHARE_BY_GROUP.get(operator.group, _LINEAR_SHARE)
             call = share if share in ("linear", "conv") else "bmm"
@@ -136,13 +137,20 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
             if operator.kind is not Kind.CONTRACTION:
                 continue
             flops[share] += (work := 2 * layer.count * layer.graph.macs(operator))
-            if operator.group in _HEAD_GROUPS:
+            adapts = operator.group == "adapter" and operator.name.startswith(heads)
+            if adapts or operator.group in _HEAD_GROUPS:
                 flops["head"] += work
             steps = layer.graph.size(operator.serial_rank) if operator.serial_rank else 1
             n_ops[call] += layer.count * operator.repeat * steps
             elements[call] += output
         n_ops["conv"] -= layer.count * _n_joined(layer.graph)
     return flops, n_ops, elements
+
+
+def _head_modules(graph: Graph) -> tuple[str, ...]:
+    """How the names of what an adapter adds to output heads begin."""
+    products = (op for op in graph.operators if op.group in _HEAD_GROUPS and op.kind is Kind.CONTRACTION)
+    return tuple({f"{op.name.partition('_backward_')[0]}_" for op in products})
 
 
 def _is_bias_gradient(operator: Operator) -> bool:
