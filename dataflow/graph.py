@@ -72,10 +72,14 @@ class Graph:
                 found[name].append(operator)
         return {name: tuple(operators) for name, operators in found.items()}
 
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Elements along each rank; the largest instance of a profile."""
+        return {rank: size.largest if isinstance(size, Profile) else size for rank, size in self.rank_sizes}
+
     def size(self, rank: str) -> int:
         """Elements along a rank; the largest instance of a profile."""
-        size = self.ranks[rank]
-        return size.largest if isinstance(size, Profile) else size
+        return self.sizes[rank]
 
     def n_elements(self, tensor: str) -> int:
         return prod(self.size(rank) for rank in self.tensor_by_name[tensor].ranks)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class Kind(StrEnum):
@@ -39,7 +40,7 @@ class Index:
         return Index((IndexTerm(rank),))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Access:
     """How an operator reads or writes a tensor: one index expression per rank of the tensor."""
 
@@ -51,7 +52,7 @@ class Access:
         """The plain access `tensor[r0, r1, ...]`."""
         return Access(tensor, tuple(Index.of(rank) for rank in ranks))
 
-    @property
+    @cached_property
     def ranks(self) -> tuple[str, ...]:
         """The iteration ranks that appear, each once, in order of appearance."""
         return tuple(dict.fromkeys(t.rank for index in self.indices for t in index.terms))
@@ -108,7 +109,7 @@ def _triangle(side: int) -> int:
     return side * (side + 1) // 2 if side > 0 else 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operator:
     """One operator.
 
@@ -133,7 +134,7 @@ class Operator:
     serial_rank: str = ""
     parameters: tuple[tuple[str, float], ...] = ()
 
-    @property
+    @cached_property
     def ranks(self) -> tuple[str, ...]:
         """The iteration space: output ranks first, then the reduced ones."""
         found = dict.fromkeys(self.output.ranks)
@@ -141,7 +142,7 @@ class Operator:
             found.update(dict.fromkeys(access.ranks))
         return tuple(found)
 
-    @property
+    @cached_property
     def reduced_ranks(self) -> tuple[str, ...]:
         kept = set(self.output.ranks)
         return tuple(rank for rank in self.ranks if rank not in kept)

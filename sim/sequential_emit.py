@@ -149,8 +149,10 @@ class Emitter:
 
 def touched_elements(graph: Graph, access: Access, tile: Tile) -> int:
     """How many elements of its tensor `access` touches over `tile`."""
-    ranks = graph.tensor_by_name[access.tensor].ranks
-    return prod(reach(graph, index, tile, rank) for index, rank in zip(access.indices, ranks, strict=True))
+    elements = 1
+    for index, rank in zip(access.indices, graph.tensor_by_name[access.tensor].ranks, strict=True):
+        elements *= reach(graph, index, tile, rank)
+    return elements
 
 
 def reach(graph: Graph, index: Index, tile: Tile, rank: str) -> int:
@@ -158,11 +160,12 @@ def reach(graph: Graph, index: Index, tile: Tile, rank: str) -> int:
 
     Ranks that `tile` lacks are whole. What a window reaches beyond the tensor is padding.
     """
-    span = 1
+    span, sizes = 1, graph.sizes
     for term in index.terms:
-        size = tile.get(term.rank) or graph.size(term.rank)
+        size = tile.get(term.rank) or sizes[term.rank]
         span += abs(term.coefficient) * (size - 1) // term.divisor
-    return min(span, graph.size(rank))
+    whole = sizes[rank]
+    return span if span < whole else whole
 
 
 def is_plain(index: Index) -> bool:
