@@ -176,9 +176,12 @@ def is_gemm(operator: Operator, graph: Graph) -> bool:
     """Whether the matrix unit does it: a sum of products of two tensors that reuses both of them.
 
     Without ranks of its own an operand meets every element of the other one once (a depthwise convolution,
-    the state of a recurrence): an array would use one row, or column, of its PEs, so that is vector work.
+    the state of a recurrence): an array would use one row, or column, of its PEs, so that is vector work. So
+    is a result that is copied along a rank that no operand has.
     """
     if operator.kind is not Kind.CONTRACTION or len(operator.inputs) != 2:
+        return False
+    if not set(operator.output.ranks) <= {rank for access in operator.inputs for rank in access.ranks}:
         return False
     roles = roles_of(operator)
     once = not roles.m or not roles.n

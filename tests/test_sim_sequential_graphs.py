@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from tests.dataflow_graphs import graphs
 from tests.sequential_cases import architecture
 from tilewright.dataflow.errors import InputError
-from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.graph import Graph, LayerClass
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Operator
 from tilewright.dataflow.program import Transfer
 from tilewright.dataflow.tensor import Role, Tensor
 from tilewright.sim.architecture import Architecture, BufferMemory
-from tilewright.sim.evaluate import LayerRun, run_layer
+from tilewright.sim.design import Design
+from tilewright.sim.evaluate import LayerRun, evaluate, run_layer
 
 
 def ran(graph: Graph, **parameters: int | float | str | bool) -> LayerRun:
@@ -298,3 +299,17 @@ def test_no_graph_ends_in_anything_but_a_result_or_one_line(
     assert run.timing.latency_cycles > 0
     staged = [name for stage in run.program.stages for name in stage.operators]
     assert len(set(staged)) == len(staged)
+
+
+def test_a_product_copied_along_a_rank_of_neither_operand_runs_on_the_lanes() -> None:
+    sizes = (("b", 4), ("m", 8), ("n", 8), ("k", 8))
+    tensors = (
+        Tensor("A", ("m", "k"), "int8", Role.ACTIVATION),
+        Tensor("W", ("k", "n"), "int8", Role.WEIGHT),
+        Tensor("C", ("b", "m", "n"), "int32", Role.ACTIVATION),
+    )
+    inputs = (Access.of("A", "m", "k"), Access.of("W", "k", "n"))
+    product = Operator("c", Kind.CONTRACTION, Access.of("C", "b", "m", "n"), inputs, "mul", "sum")
+    graph = Graph("copied", sizes, tensors, (product,), ("A", "W"), ("C",))
+    found = evaluate((LayerClass("copied", graph, 1),), Design("sequential", "asic7", {}))
+    assert found.macs_computed == found.macs == 4 * 8 * 8 * 8
