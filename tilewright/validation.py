@@ -160,7 +160,15 @@ def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
         seq=sizes.get("seq"),
         image=sizes.get("image"),
     )
-    return api.count(workload).to_dict()
+    counts = api.count(workload).to_dict()
+    if file.suffix == ".onnx":
+        from tilewright.workloads.onnx_census import census
+        from tilewright.workloads.onnx_dims import OnnxTerms
+
+        counts |= census(
+            file, OnnxTerms(batch=workload.batch, seq=sizes.get("seq"), image=sizes.get("image"))
+        )
+    return counts
 
 
 def _sizes(seq: str) -> dict[str, int]:
