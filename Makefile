@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types wheel clean
+.PHONY: demo test test-slow test-all lint types wheel clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,8 +21,10 @@ demo: $(STAMP)
 test: lint types
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: lint types
-	$(BIN)/python -m pytest
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
