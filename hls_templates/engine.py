@@ -46,12 +46,8 @@ class Grid:
         return self.cols, 1, self.rows
 
     @property
-    def a_lanes(self) -> int:
-        """Elements of A that enter the grid at once."""
-        return self.rows
-
-    @property
     def b_lanes(self) -> int:
+        """Elements of B that enter the grid at once; of A it takes one a row."""
         return self.rows if self.stationarity == "input" else self.cols
 
 

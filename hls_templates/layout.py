@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.hls_templates.stage import Axis, Dim, GemmStage, Operand
+from tilewright.hls_templates.stage import Axis, GemmStage, Operand
 
 #: The widest port of a kernel in bits (an AXI limit of the vendor's memory controllers).
 MAX_PORT_BITS = 512
@@ -45,10 +45,6 @@ class Placement:
     pitch_words: int
     row_spans: tuple[Span, ...]
     col_spans: tuple[Span, ...]
-
-    @property
-    def word_bytes(self) -> int:
-        return self.bits * self.lanes // 8
 
     def element_positions(self) -> NDArray[np.int64]:
         """Index of every element in the memory, counted in elements; shape (rows, cols)."""
@@ -167,7 +163,3 @@ def axes_inside_block(stage: GemmStage, operand: Operand) -> tuple[Axis, ...]:
     for axis_name in operand.walk.axes[operand.walk.depth :]:
         found[axis_name] = stage.axis(axis_name)
     return tuple(axis for axis in found.values() if axis.dim in (operand.row_dim, operand.col_dim))
-
-
-def dims_of(operand: Operand) -> tuple[Dim | None, Dim]:
-    return operand.row_dim, operand.col_dim

@@ -60,7 +60,7 @@ class GemmStage:
         ]
         c_loops = loops[: len(loops) - len(self._group_loops(self.roles.k, mapping.k_tile))]
         sums = self._sums_port("accumulator", c_loops, tile)
-        nests += self._low_rank_loads(c_loops)
+        nests += self._low_rank_loads()
         if plan.low_rank:
             nests.append(self._low_rank_down(c_loops, tile, a_port))
         nests.append(self._product(f"{name}_gemm", plan.contraction, loops, tile, (a_port, b_port), sums))
@@ -143,7 +143,7 @@ class GemmStage:
     def _c_tile(self, tile: Tile) -> Tiled:
         return tuple((rank, tile[rank]) for rank in self.plan.contraction.output.ranks)
 
-    def _low_rank_loads(self, loops: tuple[Loop, ...]) -> list[Nest]:
+    def _low_rank_loads(self) -> list[Nest]:
         """Both factors, whole, once per stage."""
         path = self.plan.low_rank
         if path is None:
@@ -153,7 +153,6 @@ class GemmStage:
             factor = operator.inputs[1]
             port = self._factor_port(part, factor)
             nests.append(self.emitter.load(f"{self.plan.name}_load_{part}", factor, (), {}, port))
-        del loops
         return nests
 
     def _factor_port(self, part: str, factor: Access) -> Port:

@@ -63,7 +63,9 @@ def test_a_study_is_not_taken_up_without_being_asked_to(tmp_path: Path) -> None:
 
 def test_a_study_may_be_resumed_with_more_evaluations(tmp_path: Path) -> None:
     Store(tmp_path, PLAN, resume=False).close()
-    Store(tmp_path, toy_plan(evaluations=9999).identity(), resume=True).close()
+    more = toy_plan(evaluations=9999).identity()
+    Store(tmp_path, more, resume=True).close()  # refused, were it another study
+    assert load_fronts(tmp_path).plan == PLAN == more
 
 
 @pytest.mark.parametrize(
