@@ -21,11 +21,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IndexTerm:
-    """coefficient * floor(rank / divisor)."""
+    """coefficient * floor((rank + shift) / divisor); a shift turns positions around, as in (rank + k) mod n."""
 
     rank: str
     coefficient: int = 1
     divisor: int = 1
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ class Operator:
     share of the counts that it belongs to ("linear", "attention", "head", "adapter", "embedding",
     "norm", ...). `parameters` are named numbers of the function (alpha / rank, epsilon). `serial_rank`
     names the rank of a recurrence that the operator is a step of: the operators of one recurrence run
-    together, step by step in ascending order, and may read what a step before wrote.
+    together, step by step in ascending order (`descending`: from the last position to the first), and may
+    read what a step before wrote.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Operator:
     repeat: int = 1
     serial_rank: str = ""
     parameters: tuple[tuple[str, float], ...] = ()
+    descending: bool = False
 
     @cached_property
     def ranks(self) -> tuple[str, ...]:
@@ -150,8 +153,9 @@ class Operator:
     def steps_back(self, access: Access) -> int:
         """How many steps of the serial rank `access` lies behind the current one, 0 for none.
 
-        It is a read of the past if one of its indices is the serial rank less a positive number.
+        It is a read of the past if one of its indices is the serial rank less a positive number (plus one,
+        where the recurrence descends).
         """
-        own = (IndexTerm(self.serial_rank),)
-        behind = [-index.offset for index in access.indices if index.terms == own and index.offset < 0]
-        return max(behind, default=0) if self.serial_rank else 0
+        own, sign = (IndexTerm(self.serial_rank),), 1 if self.descending else -1
+        behind = [sign * index.offset for index in access.indices if index.terms == own]
+        return max((0, *behind)) if self.serial_rank else 0

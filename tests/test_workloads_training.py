@@ -199,8 +199,106 @@ def test_trained_rows_of_a_tied_table_need_the_gradient_of_the_head(tmp_path: Pa
     assert count(_train(file)).flops_output_head - plain == 2 * 16 * 64 * 256
 
 
-def test_a_recurrence_cannot_be_trained_and_says_so() -> None:
-    with pytest.raises(InputError, match="preset mamba-130m: phase train: the recurrence 'read_state'"):
-        load_workload("mamba-130m", phase="train", seq=4)
+def test_a_recurrence_of_several_operators_cannot_be_trained_and_says_so() -> None:
+    with pytest.raises(InputError, match=r"preset tiny-gpt2: phase train: the recurrence '.*' cannot be"):
+        load_workload("tiny-gpt2", phase="train", seq=16, attention="one_pass")
     with pytest.raises(InputError, match="phase train holds no tokens before the step, got cache 4"):
         load_workload("gpt2", phase="train", cache=4)
+
+
+def _recurrence() -> Graph:
+    """y[c, a] = x[c, a] h[c] with h[c] = h[c - 1] k[c] + u[c]."""
+    before = Access("h", (Index((IndexTerm("c"),), -1),))
+    terms = (before, Access.of("k", "c"), Access.of("u", "c"))
+    step = Operator(
+        "step", Kind.SCAN, Access.of("h", "c"), terms, "mul_add", serial_rank="c",
+        parameters=(("init_0", 0.0),),
+    )  # fmt: skip
+    read = _product("read", Access.of("y", "c", "a"), Access.of("h", "c"), Access.of("x", "c", "a"))
+    return _graph((step, read), {"k": ("c",), "u": ("c",), "x": ("c", "a")}, "y")
+
+
+def _recur(graph: Graph, arrays: Arrays) -> Arrays:
+    """The graph's values; a scan steps in its own direction, and what lies outside a tensor is 0."""
+    arrays = dict(arrays)
+    for op in graph.operators:
+        if op.kind is not Kind.SCAN and op.function != "mul_add_grad":
+            arrays[op.output.tensor] = _einsum(graph, op, arrays)
+            continue
+        n_steps = graph.size("c")
+        arrays[op.output.tensor] = np.zeros(n_steps)
+        for c in reversed(range(n_steps)) if op.descending else range(n_steps):
+            at = [c * bool(a.indices[0].terms) + a.indices[0].offset for a in op.inputs]
+            read = [
+                arrays[access.tensor][place] if 0 <= place < n_steps else 0.0
+                for access, place in zip(op.inputs, at, strict=True)
+            ]
+            if op.function == "mul_add":
+                arrays[op.output.tensor][c] = read[0] * read[1] + read[2]
+            elif op.kind is Kind.SCAN:  # what the step behind hands back, and its own gradient
+                arrays[op.output.tensor][c] = read[0] * np.prod(read[2:3]) + read[1]
+            else:  # by a factor: the gradient times the other factor; by the term: the gradient
+                arrays[op.output.tensor][c] = np.prod(read[:2]) if op.name == "step_backward_1" else read[0]
+    return arrays
+
+
+def test_the_gradient_of_a_recurrence_runs_back_and_is_that_of_numpy() -> None:
+    graph = _recurrence()
+    arrays, above = _numbers(graph, (4, 2))
+    backward = differentiate(graph, ("k", "u", "x"), "fp32")
+    assert backward is not None
+    (scan,) = [op for op in backward.operators if op.kind is Kind.SCAN]
+    assert scan.descending
+    assert scan.steps_back(scan.inputs[0]) == 1
+    found = _recur(backward, _recur(graph, arrays) | {"d_y_in": above})
+    for name, gradient in zip(("k", "u", "x"), backward.outputs, strict=True):
+        expected = np.zeros_like(arrays[name])
+        for place in np.ndindex(*expected.shape):
+            sides = []
+            for step in (1e-4, -1e-4):
+                moved = arrays | {name: arrays[name].copy()}
+                moved[name][place] += step
+                sides.append((above * _recur(graph, moved)["y"]).sum())
+            expected[place] = (sides[0] - sides[1]) / 2e-4
+        np.testing.assert_allclose(found[gradient], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_of_a_softmax_reads_its_shares_alone() -> None:
+    step = _train()
+    block = next(layer.graph for layer in step.network if layer.name == "block_backward")
+    squares = {name for name in block.inputs if {"m", "n"} <= set(block.tensor_by_name[name].ranks)}
+    assert squares == {"shares"}
+    names = [op.name for op in block.operators if op.name.startswith("normalise")]
+    assert names == ["normalise_backward_dot", "normalise_backward"]
+    assert not any(op.name.startswith(("exponent", "row_")) for op in block.operators)
+
+
+def test_a_softmax_is_differentiated_as_numpy_has_it() -> None:
+    step = _train()
+    block = next(layer.graph for layer in step.network if layer.name == "block_backward")
+    dot, spread = (op for op in block.operators if op.name.startswith("normalise"))
+    assert (dot.function, dot.reduce) == ("mul", "sum")
+    assert [access.tensor for access in dot.inputs[1:]] == ["shares"]
+    assert [access.tensor for access in spread.inputs] == [dot.inputs[0].tensor, "shares", dot.output.tensor]
+    scores, above = np.random.default_rng(2).normal(size=(2, 5))
+    shares = np.exp(scores) / np.exp(scores).sum()
+    jacobian = np.diag(shares) - np.outer(shares, shares)
+    np.testing.assert_allclose(shares * (above - (above * shares).sum()), jacobian @ above)
+
+
+def test_the_counter_of_the_reference_states_a_grouped_weight_gradient_once_for_each_group() -> None:
+    def convolutions(lowering: str) -> int:
+        return count(load_workload("convnext-tiny-224", phase="train", lowering=lowering)).flops_conv
+
+    # depthwise 7 x 7: positions x taps x channels multiply-accumulates, stated channels times
+    layers = ((3, 56, 96), (3, 28, 192), (9, 14, 384), (3, 7, 768))
+    extra = sum(n * 2 * side**2 * 49 * width * (width - 1) for n, side, width in layers)
+    assert convolutions("reference") - convolutions("hardware") == extra
+
+
+def test_the_towers_of_a_match_are_trained_down_to_what_is_trained() -> None:
+    names = [layer.name for layer in load_workload("clip-vit-base-patch32", phase="train", seq=8).network]
+    assert names[5:] == [
+        "match", "match_backward", "vision_block_backward", "vision_embed_backward", "text_head_backward",
+        "text_block_backward", "text_embed_backward",
+    ]  # fmt: skip

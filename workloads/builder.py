@@ -105,6 +105,7 @@ class LayerBuilder:
         self._inputs: list[str] = []
         self._kept: list[str] = []
         self.trained: list[str] = []  # live-in tensors that a training step needs gradients of
+        self.tied: list[str] = []  # live-in weights that share the storage of another class's
         self._again = False  # a module runs once more: its parameters are noted already
 
     def size(self, ranks: Iterable[str]) -> int:
@@ -161,9 +162,19 @@ class LayerBuilder:
     ) -> str:
         """Declare a live-in weight tensor, e.g. ("attn.c_attn", "weight"), and its parameter."""
         self.parameter(module, parameter, self.size(ranks), tied_to, part)
-        name = self.input(word(f"{module}.{parameter}" if module else parameter), ranks, Role.WEIGHT)
+        return self.weight_input(
+            word(f"{module}.{parameter}" if module else parameter), ranks, module, parameter, tied_to
+        )
+
+    def weight_input(
+        self, name: str, ranks: tuple[str, ...], module: str, parameter: str, tied_to: str = ""
+    ) -> str:
+        """Declare the live-in tensor `name` of a weight whose parameter is noted elsewhere."""
+        self.input(name, ranks, Role.WEIGHT)
         if self._needs_gradient(module, parameter, tied_to):
             self.trained.append(name)
+        if tied_to:
+            self.tied.append(name)
         return name
 
     def _needs_gradient(self, module: str, parameter: str, tied_to: str) -> bool:

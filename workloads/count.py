@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from tilewright.dataflow.graph import Graph
@@ -14,6 +15,7 @@ from tilewright.workloads.workload import Workload
 #: The share of the counts that a contraction belongs to, by its group; other groups are linear.
 SHARE_BY_GROUP = {"attention": "attention_bmm", "expert": "moe_expert_bmm", "ssm": "ssm_bmm",
                   "bmm": "other_bmm", "conv": "conv", "head_conv": "conv"}  # fmt: skip
+_CONVOLUTIONS = ("conv", "head_conv")
 _HEAD_GROUPS = ("head", "head_conv")
 _LINEAR_SHARE = "linear"
 _BYTES_FP16 = 2
@@ -136,7 +138,10 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
                 elements["conv"] += output
             if operator.kind is not Kind.CONTRACTION:
                 continue
-            flops[share] += (work := 2 * layer.count * layer.graph.macs(operator))
+            work = 2 * layer.count * layer.graph.macs(operator)
+            if workload.lowering == "reference":
+                work *= _stated_groups(layer.graph, operator)
+            flops[share] += work
             adapts = operator.group == "adapter" and operator.name.startswith(heads)
             if adapts or operator.group in _HEAD_GROUPS:
                 flops["head"] += work
@@ -145,6 +150,20 @@ def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Coun
             elements[call] += output
         n_ops["conv"] -= layer.count * _n_joined(layer.graph)
     return flops, n_ops, elements
+
+
+def _stated_groups(graph: Graph, operator: Operator) -> int:
+    """How many times the products of a convolution's weight gradient the reference's counter states.
+
+    Its formula joins every channel of the input with every channel of the output, whatever the groups
+    (torch.utils.flop_counter, conv_backward_flop). The groups are what all three operands have in common.
+    """
+    if operator.group not in _CONVOLUTIONS or not operator.name.endswith("_backward_1"):
+        return 1
+    above, image = operator.inputs
+    shared = set(above.ranks) & set(operator.output.ranks)
+    terms = [term for index in image.indices for term in index.terms if term.rank in shared]
+    return prod(graph.size(term.rank) // term.divisor for term in terms)
 
 
 def _head_modules(graph: Graph) -> tuple[str, ...]:

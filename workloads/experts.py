@@ -108,7 +108,7 @@ def _expert_product(
     """y[b, m, k, output] = x[.., inner] * W[chosen expert, inner, output]."""
     module, ranks = f"{spec.path}.experts", ("x", *inner, *output)
     builder.parameter(module, f"{name}_proj", builder.size(ranks))
-    weight = builder.input(f"experts_{name}", ranks, Role.WEIGHT)
+    weight = builder.weight_input(f"experts_{name}", ranks, module, f"{name}_proj")
     selected = Access(weight, (Index(), *map(Index.of, (*inner, *output))))
     inputs = (x, selected, builder.access(chosen))
     product = builder.contraction(
@@ -117,7 +117,7 @@ def _expert_product(
     if not spec.bias:
         return product
     builder.parameter(module, f"{name}_proj_bias", builder.size(("x", *output)))
-    rows = builder.input(f"experts_{name}_bias", ("x", *output), Role.WEIGHT)
+    rows = builder.weight_input(f"experts_{name}_bias", ("x", *output), module, f"{name}_proj_bias")
     terms = (builder.access(product), Access(rows, (Index(), *map(Index.of, output))), builder.access(chosen))
     return builder.pointwise(
         f"expert_{name}_bias", f"expert_{name}_biased", terms, "add", ranks=("b", "m", "k", *output),

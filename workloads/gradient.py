@@ -2,15 +2,18 @@
 
 Each operator that leads from a tensor that needs a gradient to the layer's outputs gets one operator per
 such input. A contraction's is a contraction over the same points; a gradient that several readers
-contribute to is the sum of their contributions.
+contribute to is the sum of their contributions. A softmax, which the forward pass computes in four
+operators, has a gradient of its own that reads nothing but its result; a recurrence of one operator has
+one that runs from the last step to the first.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Access, Index, Kind, Operator
+from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Operator
 from tilewright.dataflow.tensor import Role, Tensor
+from tilewright.workloads.derivative import read_for
 
 
 class GradientError(ValueError):
@@ -19,8 +22,6 @@ class GradientError(ValueError):
 
 #: An operator with this parameter passes no gradient on.
 DETACHED = "detached"
-#: Functions whose derivative does not depend on the inputs, so that none is kept for it.
-_LINEAR_FUNCTIONS = frozenset({"add", "identity", "scale", "resize", "scale_add", "rotary"})
 _NO_DERIVATIVE = frozenset({Kind.TOPK, Kind.SORT})
 
 
@@ -39,7 +40,8 @@ def differentiate(graph: Graph, sources: tuple[str, ...], dtype: str) -> Graph |
     """The backward pass of `graph` for gradients of the live-in tensors `sources`.
 
     Live-in: gradients `d_<output>`, and what the forward pass keeps. Live-out: `d_<source>`. Gradients
-    have the type `dtype`. None where no output depends on a source. Raises GradientError for a recurrence.
+    have the type `dtype`. None where no output depends on a source. Raises GradientError for a recurrence
+    that goes through several operators.
     """
     needs = needing_gradients(graph, sources)
     backward = _Backward(graph, needs, dtype)
@@ -52,6 +54,16 @@ def differentiate(graph: Graph, sources: tuple[str, ...], dtype: str) -> Graph |
     return backward.build(sources)
 
 
+@dataclass(frozen=True, slots=True)
+class _Softmax:
+    """The operators of a softmax: exponents of scores, their sum, the shares; with a sink, its score."""
+
+    shares: Operator
+    exponents: Operator
+    total: Operator
+    inner: frozenset[str]  # operators whose gradients the one of the whole stands for
+
+
 @dataclass
 class _Backward:
     graph: Graph
@@ -61,25 +73,34 @@ class _Backward:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     parts: dict[str, list[tuple[str, Access]]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
 
     def receive(self, tensor: str) -> None:
         """The gradient of a live-out tensor comes in."""
-        name = f"d_{tensor}_in"
         ranks = self.graph.tensor_by_name[tensor].ranks
-        self.tensors[name] = Tensor(name, ranks, self.dtype, Role.GRADIENT)
+        name = self._tensor(f"d_{tensor}_in", ranks)
         self.inputs.append(name)
         self.parts.setdefault(tensor, []).append((name, Access.of(tensor, *ranks)))
 
     def pass_through(self, operator: Operator) -> None:
         """Add the operators from the gradient of an operator's output to those of its inputs."""
-        if operator.serial_rank:
+        if operator.name in self.done:
+            return
+        past = [access for access in operator.inputs if operator.steps_back(access)]
+        if past and (len(past) > 1 or past[0].tensor != operator.output.tensor):
             raise GradientError(f"the recurrence {operator.name!r} cannot be differentiated")
         gradient = self._gradient(operator.output.tensor)
         if gradient is None:
             return
+        if softmax := _softmax_of(self.graph, operator):
+            self.done |= softmax.inner
+            self._through_softmax(softmax, Access(gradient, operator.output.indices))
+            return
+        if past:
+            gradient = self._run_back(operator, past[0], gradient)
         above = Access(gradient, operator.output.indices)
         for position, access in enumerate(operator.inputs):
-            if access.tensor in self.needs:
+            if access.tensor in self.needs and access not in past:
                 self._contribute(operator, position, access, above)
 
     def build(self, sources: tuple[str, ...]) -> Graph | None:
@@ -98,27 +119,88 @@ class _Backward:
             f"{self.graph.name}_backward", ranks, tensors, tuple(self.operators), inputs, tuple(results)
         )
 
+    def _tensor(self, name: str, ranks: tuple[str, ...]) -> str:
+        self.tensors[name] = Tensor(name, ranks, self.dtype, Role.GRADIENT)
+        return name
+
     def _contribute(self, operator: Operator, position: int, access: Access, above: Access) -> None:
         """One reader's share of the gradient of what it reads, over the ranks that it reads it by."""
-        name = f"d_{access.tensor}_{operator.name}_{position}"
-        others = tuple(other for place, other in enumerate(operator.inputs) if place != position)
+        name = self._tensor(f"d_{access.tensor}_{operator.name}_{position}", access.ranks)
+        if operator.kind is Kind.SCATTER:
+            above = _slot(above, access)
+        read = read_for(self.graph, operator, position)
         if operator.kind is Kind.CONTRACTION:
-            kind, function, reduce, inputs = Kind.CONTRACTION, "mul", "sum", (above, *others)
+            kind, function, reduce = Kind.CONTRACTION, "mul", "sum"
         else:
-            reduce = "sum" if set(above.ranks) - set(access.ranks) else ""
+            over = {rank for one in (above, *read) for rank in one.ranks} - set(access.ranks)
+            reduce = "sum" if over else ""
             kind = Kind.REDUCTION if reduce else Kind.POINTWISE
             function = f"{operator.reduce or operator.function}_grad"
-            linear = operator.function in _LINEAR_FUNCTIONS and operator.reduce in ("", "sum")
-            inputs = (above,) if linear else (above, *operator.inputs)
-        self.tensors[name] = Tensor(name, access.ranks, self.dtype, Role.GRADIENT)
         self.operators.append(
             Operator(
-                f"{operator.name}_backward_{position}", kind, Access.of(name, *access.ranks), inputs,
+                f"{operator.name}_backward_{position}", kind, Access.of(name, *access.ranks), (above, *read),
                 function=function, reduce=reduce, group=operator.group, mask=operator.mask,
                 repeat=operator.repeat,
             )
         )  # fmt: skip
         self.parts.setdefault(access.tensor, []).append((name, access))
+
+    def _through_softmax(self, softmax: _Softmax, above: Access) -> None:
+        """d_scores = shares * (d_shares - sum of d_shares * shares); a sink's is less its share of the sum."""
+        shares, scores = softmax.shares, softmax.exponents.inputs[0]
+        rows = softmax.total.output
+        common = {"group": shares.group, "mask": shares.mask, "repeat": shares.repeat}
+        dot = Access(self._tensor(f"d_{shares.output.tensor}_dot", rows.ranks), rows.indices)
+        self.operators.append(
+            Operator(
+                f"{shares.name}_backward_dot", Kind.REDUCTION, dot, (above, shares.output), "mul", "sum",
+                **common,
+            )
+        )  # fmt: skip
+        if scores.tensor in self.needs:
+            name = self._tensor(f"d_{scores.tensor}_{shares.name}", scores.ranks)
+            inputs = (above, shares.output, dot)
+            self.operators.append(
+                Operator(
+                    f"{shares.name}_backward", Kind.POINTWISE, Access.of(name, *scores.ranks), inputs,
+                    "softmax_grad", **common,
+                )
+            )  # fmt: skip
+            self.parts.setdefault(scores.tensor, []).append((name, scores))
+        if softmax.total.function == "exp_add" and softmax.total.inputs[1].tensor in self.needs:
+            self._into_sink(softmax, dot)
+
+    def _into_sink(self, softmax: _Softmax, dot: Access) -> None:
+        total, sink = softmax.total, softmax.total.inputs[1]
+        name = self._tensor(f"d_{sink.tensor}_{total.name}", sink.ranks)
+        inputs = (dot, *total.inputs[1:], total.output)
+        self.operators.append(
+            Operator(
+                f"{total.name}_backward", Kind.REDUCTION, Access.of(name, *sink.ranks), inputs,
+                "softmax_grad", "sum", group=total.group, repeat=total.repeat,
+            )
+        )  # fmt: skip
+        self.parts.setdefault(sink.tensor, []).append((name, sink))
+
+    def _run_back(self, operator: Operator, past: Access, gradient: str) -> str:
+        """The gradient of a recurrence's result with what the step behind hands back; returns its tensor.
+
+        d[step] = gradient[step] + d[step + 1] * (the derivative by the past, at step + 1).
+        """
+        output, serial = operator.output, operator.serial_rank
+        back = operator.steps_back(past)
+        name = self._tensor(f"d_{output.tensor}_carried", self.graph.tensor_by_name[output.tensor].ranks)
+        read = read_for(self.graph, operator, operator.inputs.index(past))
+        behind = tuple(_moved(access, serial, back) for access in (Access(name, output.indices), *read))
+        inputs = (behind[0], Access(gradient, output.indices), *behind[1:])
+        self.operators.append(
+            Operator(
+                f"{operator.name}_backward", Kind.SCAN, Access(name, output.indices), inputs,
+                f"{operator.function}_grad", group=operator.group, repeat=operator.repeat,
+                serial_rank=serial, parameters=(("init_0", 0.0),), descending=not operator.descending,
+            )
+        )  # fmt: skip
+        return name
 
     def _gradient(self, tensor: str) -> str | None:
         """The whole gradient of a tensor, summed once all its readers have contributed."""
@@ -150,10 +232,56 @@ class _Backward:
     def _add(self, where: Access, suffix: str, kind: Kind, terms: tuple[Access, ...]) -> str:
         """The terms added into a gradient, laid out as its tensor is, at the place `where` of that."""
         tensor = where.tensor
-        name = f"d_{tensor}{suffix}"
-        ranks = self.graph.tensor_by_name[tensor].ranks
-        self.tensors[name] = Tensor(name, ranks, self.dtype, Role.GRADIENT)
-        output = Access(name, where.indices)
+        name = self._tensor(f"d_{tensor}{suffix}", self.graph.tensor_by_name[tensor].ranks)
         operator = f"{tensor}_gradient{suffix}"
+        output = Access(name, where.indices)
         self.operators.append(Operator(operator, kind, output, terms, "add", "sum", group="gradient"))
         return name
+
+
+def _softmax_of(graph: Graph, operator: Operator) -> _Softmax | None:
+    """The softmax that ends in `operator`, if it divides exponents that nothing else reads by their sum."""
+    if operator.function != "div" or operator.kind is not Kind.POINTWISE:
+        return None
+    exponents, total = (graph.producer.get(access.tensor) for access in operator.inputs[:2])
+    if exponents is None or total is None or exponents.function != "exp" or len(exponents.inputs) != 2:
+        return None
+    inner = {exponents.name, total.name}
+    sums = total
+    if total.function == "exp_add":  # the exponent of a sink, which takes a share too
+        sums = graph.producer[total.inputs[0].tensor]
+        inner.add(sums.name)
+    if sums.reduce != "sum" or sums.inputs != (exponents.output,):
+        return None
+    readers = {reader.name for reader in graph.consumers[exponents.output.tensor]}
+    if readers != {sums.name, operator.name}:
+        return None
+    top = graph.producer.get(exponents.inputs[1].tensor)
+    while top is not None and (top.reduce == "max" or top.function == "max"):
+        inner.add(top.name)  # a shift of the scores, which no share depends on
+        top = graph.producer.get(top.inputs[0].tensor)
+    return _Softmax(operator, exponents, total, frozenset(inner))
+
+
+def _slot(above: Access, source: Access) -> Access:
+    """Where a scatter puts `source`: at a constant index where no rank of it decides the place."""
+    known = set(source.ranks)
+    return replace(
+        above,
+        indices=tuple(
+            index if not index.terms or known & {term.rank for term in index.terms} else Index()
+            for index in above.indices
+        ),
+    )
+
+
+def _moved(access: Access, rank: str, steps: int) -> Access:
+    """The access as many steps along a rank further on."""
+    term = IndexTerm(rank)
+    return replace(
+        access,
+        indices=tuple(
+            replace(index, offset=index.offset + steps) if term in index.terms else index
+            for index in access.indices
+        ),
+    )

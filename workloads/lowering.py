@@ -109,7 +109,7 @@ class _Lowering:
         builder.rank("b", run.batch)
         output = plan.prelude(builder)
         if output is not None:
-            self._take("adapter", (builder.build(output), builder), 1)
+            self._take(None, "adapter", (builder.build(output), builder), 1)
         else:
             self.parameters.extend(builder.parameters)
 
@@ -118,7 +118,7 @@ class _Lowering:
         plan = self.plan
         adapters = plan.resolve(self._modules(part, "", fill), None) if plan else None
         builder = self._builder(part, name, "", adapters)
-        self._take(part.prefix + name, (builder.build(fill(builder)), builder), 1)
+        self._take(part, name, (builder.build(fill(builder)), builder), 1)
 
     def _emit_layers(self, part: Part, layer: Layer, first: int, count: int, built: _Built) -> None:
         """Add a run of layers, split where an adapter changes them differently."""
@@ -137,7 +137,7 @@ class _Lowering:
             if key not in built:
                 builder = self._builder(part, "block", path, adapters)
                 built[key] = (builder.build(fill(builder)), builder)
-            self._take(part.prefix + name, built[key], n_layers, n_sets)
+            self._take(part, name, built[key], n_layers, n_sets)
 
     def _runs(
         self, part: Part, path: str, fill: _Fill, first: int, count: int
@@ -172,12 +172,18 @@ class _Lowering:
         return tuple(builder.modules)
 
     def _take(
-        self, name: str, built: tuple[Graph, LayerBuilder], count: int, n_sets: int | None = None
+        self,
+        part: Part | None,
+        name: str,
+        built: tuple[Graph, LayerBuilder],
+        count: int,
+        n_sets: int | None = None,
     ) -> None:
         """Add `count` equal layers with `n_sets` sets of parameters, one each where not stated."""
         graph, builder = built
-        opens = name.endswith("embed")
-        self.steps.append(Step(LayerClass(name, graph, count), tuple(builder.trained), opens))
+        prefix = part.prefix if part else ""
+        layer = LayerClass(prefix + name, graph, count)
+        self.steps.append(Step(layer, tuple(builder.trained), prefix.rstrip("_"), name.endswith("embed")))
         for parameter in times(builder.parameters, n_sets or count):
             if parameter.storage == "shared_buffer":
                 self._share_buffer(parameter)

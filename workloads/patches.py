@@ -92,7 +92,7 @@ def _place(builder: LayerBuilder, spec: PatchEmbedding, patches: str) -> str:
     inputs = [builder.access(patches)]
     for name in spec.class_tokens:
         builder.parameter(spec.path, name, builder.size(("d",)))
-        inputs.append(Access.of(builder.input(name, ("d",), Role.WEIGHT), "d"))
+        inputs.append(Access.of(builder.weight_input(name, ("d",), spec.path, name), "d"))
     token = Index((IndexTerm("y", spec.side), IndexTerm("x")), len(spec.class_tokens))
     x = builder.tensor("tokens", ("b", "m", "d"), Role.ACTIVATION)
     output = Access(x, (Index.of("b"), token, Index.of("d")))
@@ -104,9 +104,9 @@ def _positions(builder: LayerBuilder, spec: PatchEmbedding) -> str:
     name = spec.positions
     if spec.n_positions == spec.n_tokens:
         builder.parameter(spec.path, name, builder.size(("m", "d")))
-        return builder.input("position_rows", ("m", "d"), Role.WEIGHT)
+        return builder.weight_input("position_rows", ("m", "d"), spec.path, name)
     builder.rank("p", spec.n_positions)
     builder.parameter(spec.path, name, builder.size(("p", "d")))
-    learned = builder.input("learned_positions", ("p", "d"), Role.WEIGHT)
+    learned = builder.weight_input("learned_positions", ("p", "d"), spec.path, name)
     source = (Access(learned, (Index(), Index.of("d"))),)
     return builder.pointwise("resize", "position_rows", source, "resize", ranks=("m", "d"), group="embedding")

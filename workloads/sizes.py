@@ -62,7 +62,7 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
     if isinstance(model, Staged):
         return _of_stages(model, sizes, source)
     if isinstance(model, TwoTower):
-        return _of_towers(model, phase, sizes, source)
+        return _of_towers(model, sizes, source)
     assert isinstance(model, Transformer)
     if isinstance(model.embedding, WaveEmbedding):
         return _of_wave(model, model.embedding, sizes, source)
@@ -110,10 +110,8 @@ def _of_stages(model: Staged, sizes: Sizes, source: str) -> tuple[Model, int, in
     return model, stages[0].n_tokens, 0
 
 
-def _of_towers(model: TwoTower, phase: Phase, sizes: Sizes, source: str) -> tuple[Model, int, int]:
+def _of_towers(model: TwoTower, sizes: Sizes, source: str) -> tuple[Model, int, int]:
     """The model for an image of the stated side, and the tokens of the text."""
-    if phase == "train":
-        raise InputError(f"{source}: phase 'train' of two towers is not supported")
     vision = model.vision
     assert isinstance(vision.embedding, PatchEmbedding)
     alone = replace(sizes, seq=None)

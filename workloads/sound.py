@@ -69,6 +69,8 @@ class WaveEmbedding:
         builder.rank("j", self.n_samples)
         builder.rank("i", 1)
         x = builder.input("wave", ("b", "j", "i"))
+        if builder.run.lowering == "reference":
+            builder.trained.append(x)  # the library asks for the gradient of the wave in training
         for number, spec in enumerate(self.convolutions):
             x = self._convolve(builder, x, number, spec)
         features = normalise(builder, builder.access(x), self.feature_norm)
@@ -152,7 +154,7 @@ def _quantise(builder: LayerBuilder, features: str, spec: Quantiser) -> None:
     inputs = (builder.access(scores),)
     builder.add("choose_codes", Kind.TOPK, builder.access(chosen), inputs, reduce="top_k", group="head")
     builder.parameter(spec.module, "codevectors", builder.size(("g", "k", "a")))
-    table = builder.input("code_vectors", ("g", "k", "a"), Role.WEIGHT)
+    table = builder.weight_input("code_vectors", ("g", "k", "a"), spec.module, "codevectors")
     rows = (
         Access(chosen, (*map(Index.of, "bmg"), Index())),
         Access(table, (Index.of("g"), Index(), Index.of("a"))),
@@ -209,13 +211,13 @@ class SpectrogramEmbedding:
         inputs = [builder.access(patches)]
         for name in _CLASS_TOKENS:
             builder.parameter(self.path, name, builder.size(("d",)))
-            inputs.append(Access.of(builder.input(name, ("d",), Role.WEIGHT), "d"))
+            inputs.append(Access.of(builder.weight_input(name, ("d",), self.path, name), "d"))
         token = Index((IndexTerm("y", self.grid[1]), IndexTerm("x")), len(_CLASS_TOKENS))
         x = builder.tensor("tokens", ("b", "m", "d"), Role.ACTIVATION)
         place = Access(x, (Index.of("b"), token, Index.of("d")))
         builder.add("place", Kind.SCATTER, place, tuple(inputs), group="embedding")
         builder.parameter(self.path, "position_embeddings", builder.size(("m", "d")))
-        rows = builder.input("position_rows", ("m", "d"), Role.WEIGHT)
+        rows = builder.weight_input("position_rows", ("m", "d"), self.path, "position_embeddings")
         terms = (builder.access(x), builder.access(rows))
         return builder.pointwise("positions", "placed", terms, "add", group="embedding")
 

@@ -243,10 +243,11 @@ def _between(builder: LayerBuilder, parts: _Parts, sums: str, steps: Access, tok
             "carry", Kind.SCAN, Access(states, (_B, k, _H, _E, _Z)), inputs, function="mul_add", group="ssm",
             serial_rank="k", parameters=(("init_0", 0.0),),
         )  # fmt: skip
-    kept = builder.tensor("ssm_state", ("b", "h", "e", "z"), Role.STATE)
-    last = Access(states, (_B, Index(offset=n_chunks), _H, _E, _Z))
-    builder.add("keep_state", Kind.SCATTER, builder.access(kept), (last,), group="kv_cache")
-    builder.keep(kept)
+    if run.phase != "train":
+        kept = builder.tensor("ssm_state", ("b", "h", "e", "z"), Role.STATE)
+        last = Access(states, (_B, Index(offset=n_chunks), _H, _E, _Z))
+        builder.add("keep_state", Kind.SCATTER, builder.access(kept), (last,), group="kv_cache")
+        builder.keep(kept)
     return Access(states, (_B, _C, _H, _E, _Z))
 
 

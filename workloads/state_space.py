@@ -118,7 +118,8 @@ def convolve_causally(builder: LayerBuilder, spec: CausalConvolution, hidden: Ac
             f"{word(module)}_bias", "convolved_out", terms, "add", ranks=ranks, group="conv"
         )
         used = builder.access(biased)
-    _keep_inputs(builder, spec, hidden, past)
+    if run.phase != "train":
+        _keep_inputs(builder, spec, hidden, past)
     return builder.pointwise(
         "conv_activation", "conv_opened", (used,), spec.function, ranks=ranks, group="ssm"
     )
@@ -157,7 +158,10 @@ def _scan(builder: LayerBuilder, spec: SelectiveScan, x: str) -> str:
 
 
 def _recur(builder: LayerBuilder, spec: SelectiveScan, step: Access, x: Access, b_row: Access) -> str:
-    """The states[b, m, j, z] of all tokens, computed one after the other; the last one is kept."""
+    """The states[b, m, j, z] of all tokens, computed one after the other; the last one is kept.
+
+    A training step keeps nothing for a later run.
+    """
     ranks, state_ranks = ("b", "m", "j", "z"), ("b", "j", "z")
     decay = builder.access(builder.weight(spec.path, "A_log", ("j", "z")))
     decayed = builder.pointwise("decay", "decays", (step, decay), "exp_scale", ranks=ranks, group="ssm")
@@ -171,6 +175,8 @@ def _recur(builder: LayerBuilder, spec: SelectiveScan, step: Access, x: Access, 
         "recur", Kind.SCAN, builder.access(states), tuple(inputs), function="mul_add", group="ssm",
         serial_rank="m", parameters=(("init_0", 0.0),),
     )  # fmt: skip
+    if builder.run.phase == "train":
+        return states
     kept = builder.tensor("ssm_state", state_ranks, Role.STATE)
     last = Access(states, (Index.of("b"), Index(offset=builder.run.seq - 1), Index.of("j"), Index.of("z")))
     builder.add("keep_state", Kind.SCATTER, builder.access(kept), (last,), group="kv_cache")

@@ -40,7 +40,7 @@ class Match:
         builder.parameter("", "logit_scale", 1)
         pairs = (builder.access(images), Access.of(texts, "o", "d"))
         product = builder.contraction("match", "similarities", ("b", "o"), pairs, "linear")
-        scale = builder.access(builder.input("logit_scale", (), Role.WEIGHT))
+        scale = builder.access(builder.weight_input("logit_scale", (), "", "logit_scale"))
         terms = (builder.access(product), scale)
         return builder.pointwise("match_scale", "logits", terms, "exp_scale", group="head")
 
@@ -65,7 +65,7 @@ class PooledMatch:
         learned = []
         for name in ("logit_scale", "logit_bias"):
             builder.parameter("", name, 1)
-            learned.append(builder.access(builder.input(name, (), Role.WEIGHT)))
+            learned.append(builder.access(builder.weight_input(name, (), "", name)))
         terms = (builder.access(product), *learned)
         return builder.pointwise("match_scale", "logits", terms, "exp_scale_add", group="head")
 

@@ -11,12 +11,19 @@ from tilewright.workloads.gradient import differentiate, needing_gradients
 class Step:
     """A forward class and the live-in tensors of it that are trained.
 
-    `opens` marks the way into a stack: what came before it is the encoder's result.
+    `stack` names the stack that it belongs to; `opens` marks the way into one, which takes nothing of what
+    came before.
     """
 
     layer: LayerClass
     trained: tuple[str, ...]
+    stack: str = ""
     opens: bool = False
+
+
+#: Live-in activations that are the result of a stack as a whole, by what their names begin with.
+_RESULTS = (("encoder_states", "encoder"), ("text_state", "text"), ("image_state", "vision"))
+_FEATURES = "features_"  # and the number of a stage
 
 
 def training_network(steps: Iterable[Step], dtype: str) -> Network:
@@ -28,9 +35,11 @@ def training_network(steps: Iterable[Step], dtype: str) -> Network:
     forward: list[LayerClass] = []
     backward: list[LayerClass] = []
     carried: set[str] = set()  # live-in activations of the next class that need a gradient
+    ends: set[str] = set()  # stacks whose result needs a gradient
     for step in steps:
         if step.opens:
-            carried = {"encoder_states"} if "x" in carried else set()
+            carried = set()
+        carried |= {name for name in step.layer.graph.inputs if _stack_of(name) in ends}
         forward.append(step.layer)
         left = step.layer.count
         while left:
@@ -43,7 +52,15 @@ def training_network(steps: Iterable[Step], dtype: str) -> Network:
                 backward.append(LayerClass(name, found, n_layers))
             carried = following
             left -= n_layers
+        ends = ends | {step.stack} if "x" in carried else ends - {step.stack}
     return (*forward, *reversed(backward))
+
+
+def _stack_of(name: str) -> str | None:
+    """The stack whose result a live-in activation is, None for any other."""
+    if name.startswith(_FEATURES):
+        return f"stage{name.removeprefix(_FEATURES)}"
+    return next((stack for start, stack in _RESULTS if name.startswith(start)), None)
 
 
 def _sources(graph: Graph, trained: tuple[str, ...], carried: set[str]) -> tuple[str, ...]:
