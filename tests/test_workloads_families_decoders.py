@@ -57,7 +57,7 @@ def _count(folder: Path, model_type: str, fields: dict[str, Any], **terms: Any) 
             596_049_920,
         ),
         ("qwen2_moe", {}, 14_315_784_192),  # qwen1.5-moe-a2.7b
-        ("qwen3_moe", {"num_hidden_layers": 48}, 30_532_122_624),  # qwen3-30b-a3b
+        ("qwen3_moe", {"num_hidden_layers": 48, "head_dim": 128}, 30_532_122_624),  # qwen3-30b-a3b
         ("olmoe", {"intermediate_size": 1024}, 6_919_161_856),  # olmoe-1b-7b
     ],
 )  # fmt: skip

@@ -23,7 +23,8 @@ class Attention:
     in `bias_module` (empty: `path`). `scale` of the scores is
     1 / sqrt(head_dim) where not stated; `softcap` bounds them by a tanh; `key_bias` where it differs. A
     window that does not bound the cache is only a mask. Where not causal, a token sees `reach` tokens to
-    either side. With `sinks` each head has a learned score that takes a share and gives no value.
+    either side. With `sinks` each head has a learned score that takes a share and gives no value. Where it
+    `repeats_keys` the reference keeps the shared keys and values once for each head of the queries.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Attention:
     key_bias: bool | None = None
     reach: int | None = None
     sinks: bool = False
+    repeats_keys: bool = False
 
     @property
     def prefix(self) -> str:
@@ -101,7 +103,10 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
     for rank in ("e", "f"):
         builder.rank(rank, spec.head_dim)
     builder.rank(spec.keys_rank, spec.n_keys(builder.run))
-    heads = _look_at_encoder(builder, x, spec) if spec.from_encoder else _look_at_self(builder, x, spec)
+    rows = _look_at_encoder(builder, x, spec) if spec.from_encoder else _project(builder, x, spec)
+    if spec.repeats_keys and builder.run.lowering == "reference":
+        rows, spec = _repeated(rows, spec)
+    heads = rows if spec.from_encoder else _look_at_self(builder, rows, spec)
     if spec.bias_rows:
         _own_bias(builder, spec)
     mixed = builder.access(mix(builder, heads, spec, _mask(builder, spec)))
@@ -121,8 +126,22 @@ def _own_bias(builder: LayerBuilder, spec: Attention) -> None:
     builder.gather("relative_bias", "position_bias", ("h", "m", "n"), inputs, "attention")
 
 
-def _look_at_self(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
-    query, key, value = _project(builder, x, spec)
+def _repeated(heads: Heads, spec: Attention) -> tuple[Heads, Attention]:
+    """Keys and values with one head for each of the queries, and the attention that they make."""
+    n_sharing = spec.n_heads // spec.n_kv_heads
+
+    def own(rows: HeadRows) -> HeadRows:
+        def read(token: Index, head: Index, channel: Index) -> Access:
+            terms = tuple(replace(term, divisor=n_sharing) for term in head.terms)
+            return rows(token, replace(head, terms=terms), channel)
+
+        return read
+
+    return replace(heads, key=own(heads.key), value=own(heads.value)), replace(spec, n_kv_heads=spec.n_heads)
+
+
+def _look_at_self(builder: LayerBuilder, heads: Heads, spec: Attention) -> Heads:
+    query, key, value = heads.query, heads.key, heads.value
     if spec.query_norm:
         query = _normalise_heads(builder, query, "h", spec.query_norm)
     if spec.key_norm:
@@ -176,7 +195,7 @@ def _heads(
     )
 
 
-def _project(builder: LayerBuilder, x: str, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
+def _project(builder: LayerBuilder, x: str, spec: Attention) -> Heads:
     inner, groups = builder.access(x), spec.groups_rank
     if spec.fused:
         return _project_fused(builder, inner, spec)
@@ -184,10 +203,10 @@ def _project(builder: LayerBuilder, x: str, spec: Attention) -> tuple[HeadRows, 
     key, value = (
         _heads(builder, spec, module, inner, groups, bias) for _, module, bias in _keys_and_values(spec)
     )
-    return query, key, value
+    return Heads(query, key, value)
 
 
-def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[HeadRows, HeadRows, HeadRows]:
+def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> Heads:
     """One product into [b, m, s, h, e]; s = 0, 1, 2 are queries, keys and values.
 
     With shared keys it is [b, m, s, e]: s counts the heads of queries, then of keys, then of values.
@@ -205,12 +224,10 @@ def _project_fused(builder: LayerBuilder, x: Access, spec: Attention) -> tuple[H
             tensor, (Index.of("b"), token, Index(offset=part), head, channel)
         )
 
-    return rows(0), rows(1), rows(2)
+    return Heads(rows(0), rows(1), rows(2))
 
 
-def _project_fused_groups(
-    builder: LayerBuilder, x: Access, spec: Attention
-) -> tuple[HeadRows, HeadRows, HeadRows]:
+def _project_fused_groups(builder: LayerBuilder, x: Access, spec: Attention) -> Heads:
     builder.rank("s", spec.n_heads + 2 * spec.n_kv_heads)
     linear = Linear(f"{spec.path}.{spec.fused}", x, ("s", "e"), ("d",), spec.qkv_bias)
     tensor = builder.linear(replace(linear, bmm_group="attention"))
@@ -220,7 +237,7 @@ def _project_fused_groups(
             tensor, (Index.of("b"), token, Index(head.terms, head.offset + first), channel)
         )
 
-    return rows(0), rows(spec.n_heads), rows(spec.n_heads + spec.n_kv_heads)
+    return Heads(rows(0), rows(spec.n_heads), rows(spec.n_heads + spec.n_kv_heads))
 
 
 def _plain_rows(tensor: str) -> HeadRows:

@@ -23,6 +23,14 @@ def _one_side(value: Any) -> Any:
     return value
 
 
+def _bounded(value: Any) -> Any:
+    """A window of 0 tokens is how some releases write that there is none."""
+    return None if type(value) is int and value == 0 else value
+
+
+#: Tokens that a token sees, itself included; None: all before it.
+Window = Annotated[Annotated[int, Field(gt=1)] | None, BeforeValidator(_bounded)]
+
 #: The side of an image or of a patch, which are square.
 Pixels = Annotated[int, BeforeValidator(_one_side), Field(gt=0, le=2**14)]
 

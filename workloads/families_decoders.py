@@ -1,6 +1,7 @@
 """More rotary decoders: fused projections, norms behind attention and network, mixtures of experts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import sqrt
 from typing import Annotated, Any, ClassVar
 
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import Epsilon, Layers, Rows, Width
+from tilewright.workloads.config import Epsilon, Layers, Rows, Width, Window, also
 from tilewright.workloads.experts import Experts
 from tilewright.workloads.families_llama import ATTENTION_TARGETS, TARGETS, RotaryConfig, decoder
 from tilewright.workloads.family import Family
@@ -116,7 +117,7 @@ class Gemma2Config(RotaryConfig):
     head_dim: Width | None = 256
     hidden_act: str = Field("gelu_pytorch_tanh", alias="hidden_activation")
     tie_word_embeddings: bool = True
-    sliding_window: Annotated[int, Field(gt=1)] | None = 4096
+    sliding_window: Window = 4096
     query_pre_attn_scalar: Annotated[float, Field(gt=0)] = 256
     attn_logit_softcapping: Annotated[float, Field(gt=0)] | None = 50.0
 
@@ -169,12 +170,17 @@ def _gemma2(model_type: str, config: Gemma2Config, task: str) -> Transformer:
     )  # fmt: skip
 
 
+_EXPERTS = also("num_experts", "num_local_experts")
+
+
 class MoeConfig(RotaryConfig):
     """Decoders whose networks are mixtures of experts in some or all layers."""
 
     moe_intermediate_size: Width = 768
-    num_experts: Count = 128
+    num_experts: Count = Field(128, validation_alias=_EXPERTS)
     num_experts_per_tok: Count = 8
+    use_sliding_window: bool = False
+    sliding_window: Window = 4096
     decoder_sparse_step: Count = 1
     mlp_only_layers: list[Annotated[int, Field(ge=0)]] | None = None
 
@@ -193,6 +199,13 @@ class MoeConfig(RotaryConfig):
         step = self.decoder_sparse_step
         return tuple(i not in dense and (i + 1) % step == 0 for i in range(self.num_hidden_layers))
 
+    @property
+    def seen(self) -> tuple[int | None, ...]:
+        """The window of each layer: none unless the file asks for windows."""
+        if not self.use_sliding_window:
+            return (None,) * self.num_hidden_layers
+        return tuple(window for window, count in self.windows for _ in range(count))
+
 
 class Qwen2MoeConfig(MoeConfig):
     default_architecture: ClassVar[str] = "Qwen2MoeForCausalLM"
@@ -203,9 +216,19 @@ class Qwen2MoeConfig(MoeConfig):
     num_attention_heads: Width = 16
     moe_intermediate_size: Width = 1408
     shared_expert_intermediate_size: Width = 5632
-    num_experts: Count = 60
+    num_experts: Count = Field(60, validation_alias=_EXPERTS)
     num_experts_per_tok: Count = 4
+    max_window_layers: Annotated[int, Field(ge=0)] = 28
     qkv_bias: bool = True
+
+    @property
+    def windows(self) -> tuple[tuple[int | None, int], ...]:
+        """Without layer types every second one of the first `max_window_layers` is bounded."""
+        if self.layer_types is not None:
+            return super().windows
+        layers = range(self.num_hidden_layers)
+        bounded = (layer % 2 == 0 and layer < self.max_window_layers for layer in layers)
+        return tuple((self.sliding_window if found else None, 1) for found in bounded)
 
 
 class Qwen3MoeConfig(MoeConfig):
@@ -215,7 +238,6 @@ class Qwen3MoeConfig(MoeConfig):
     intermediate_size: Width = 6144
     num_hidden_layers: Layers = 24
     num_key_value_heads: Width | None = 4
-    head_dim: Width | None = 128
 
 
 class OlmoeConfig(MoeConfig):
@@ -228,7 +250,7 @@ class OlmoeConfig(MoeConfig):
     num_hidden_layers: Layers = 16
     num_attention_heads: Width = 16
     rms_norm_eps: Epsilon = 1e-5
-    num_experts: Count = 64
+    num_experts: Count = Field(64, validation_alias=_EXPERTS)
 
 
 def _qwen2_moe(config: Qwen2MoeConfig, task: str) -> Transformer:
@@ -283,8 +305,14 @@ def _mixed(
     """Blocks with experts where the file wants them, with one network elsewhere."""
     epsilon = config.rms_norm_eps
     norms = (rms_norm("input_layernorm", epsilon), rms_norm("post_attention_layernorm", epsilon))
-    kinds = {True: Block(attention, experts, *norms), False: Block(attention, _gated(config), *norms)}
-    blocks = tuple((kinds[sparse], 1) for sparse in config.sparse)
+    layers = tuple(zip(config.sparse, config.seen, strict=True))
+    kinds = {
+        (sparse, window): Block(
+            replace(attention, window=window), experts if sparse else _gated(config), *norms
+        )
+        for sparse, window in set(layers)
+    }
+    blocks = tuple((kinds[layer], 1) for layer in layers)
     return decoder(model_type, config, task, blocks, rms_norm("model.norm", epsilon))
 
 

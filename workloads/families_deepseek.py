@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width
+from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.experts import Experts
 from tilewright.workloads.family import Family
@@ -17,6 +17,8 @@ from tilewright.workloads.norms import rms_norm
 from tilewright.workloads.transformer import Transformer
 
 Count = Annotated[int, Field(gt=0, le=2**16)]
+
+_EXPERTS = also("n_routed_experts", "num_experts", "num_local_experts")
 
 
 class DeepseekV2Config(ConfigFile):
@@ -31,7 +33,7 @@ class DeepseekV2Config(ConfigFile):
     num_hidden_layers: Layers = 32
     num_attention_heads: Width = 32
     n_shared_experts: Annotated[int, Field(ge=0, le=1024)] | None = 2
-    n_routed_experts: Count = 64
+    n_routed_experts: Count = Field(64, validation_alias=_EXPERTS)
     num_experts_per_tok: Count = 8
     first_k_dense_replace: Annotated[int, Field(ge=0)] = 0
     kv_lora_rank: Width = 512
@@ -66,7 +68,7 @@ class DeepseekV3Config(DeepseekV2Config):
     num_hidden_layers: Layers = 61
     num_attention_heads: Width = 128
     n_shared_experts: Annotated[int, Field(ge=0, le=1024)] | None = 1
-    n_routed_experts: Count = 256
+    n_routed_experts: Count = Field(256, validation_alias=_EXPERTS)
     first_k_dense_replace: Annotated[int, Field(ge=0)] = 3
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import Layers, Rows, Width
+from tilewright.workloads.config import Layers, Rows, Width, Window, also
 from tilewright.workloads.experts import Experts
 from tilewright.workloads.families_llama import ATTENTION_TARGETS, RotaryConfig, decoder
 from tilewright.workloads.family import Family
@@ -28,8 +28,10 @@ class GptOssConfig(RotaryConfig):
     num_key_value_heads: Width | None = 8
     head_dim: Width | None = 64
     attention_bias: bool = True
-    sliding_window: Annotated[int, Field(gt=1)] | None = 128
-    num_local_experts: Annotated[int, Field(gt=0, le=2**16)] = 128
+    sliding_window: Window = 128
+    num_local_experts: Annotated[int, Field(gt=0, le=2**16)] = Field(
+        128, validation_alias=also("num_local_experts", "num_experts")
+    )
     num_experts_per_tok: Annotated[int, Field(gt=0)] = 4
 
     @model_validator(mode="after")

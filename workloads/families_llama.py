@@ -10,7 +10,16 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.config import (
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Rows,
+    Width,
+    Window,
+    also,
+    refuse_remainder,
+)
 from tilewright.workloads.disentangled import DisentangledAttention
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.experts import Experts
@@ -40,7 +49,7 @@ class RotaryConfig(ConfigFile):
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
-    sliding_window: Annotated[int, Field(gt=1)] | None = None
+    sliding_window: Window = None
     layer_types: list[LayerType] | None = None
     partial_rotary_factor: Fraction | None = None
     rope_parameters: dict[str, Any] | None = None
@@ -89,13 +98,15 @@ class MistralConfig(RotaryConfig):
     default_architecture: ClassVar[str] = "MistralForCausalLM"
     intermediate_size: Width = 14336
     num_key_value_heads: Width | None = 8
-    sliding_window: Annotated[int, Field(gt=1)] | None = 4096
+    sliding_window: Window = 4096
 
 
 class MixtralConfig(MistralConfig):
     default_architecture: ClassVar[str] = "MixtralForCausalLM"
-    sliding_window: Annotated[int, Field(gt=1)] | None = None
-    num_local_experts: Annotated[int, Field(gt=0, le=2**16)] = 8
+    sliding_window: Window = None
+    num_local_experts: Annotated[int, Field(gt=0, le=2**16)] = Field(
+        8, validation_alias=also("num_local_experts", "num_experts")
+    )
     num_experts_per_tok: Annotated[int, Field(gt=0)] = 2
 
     @model_validator(mode="after")

@@ -287,7 +287,7 @@ def _falcon(config: FalconConfig, task: str) -> Transformer:
     attention = Attention(
         "self_attention", heads, config.n_kv_heads, width // heads, "dense", fused="query_key_value",
         qkv_bias=config.bias, output_bias=config.bias, biased=config.alibi,
-        rotary_dim=0 if config.alibi else width // heads,
+        rotary_dim=0 if config.alibi else width // heads, repeats_keys=config.new_decoder_architecture,
     )  # fmt: skip
     inner = FeedForward(
         "mlp", config.ffn_hidden_size or 4 * width, "dense_h_to_4h", "dense_4h_to_h", config.activation,
@@ -303,7 +303,7 @@ def _falcon(config: FalconConfig, task: str) -> Transformer:
         norms = (layer_norm("input_layernorm", epsilon), layer_norm("post_attention_layernorm", epsilon))
         block = Block(attention, inner, *norms)
     table, tied = "transformer.word_embeddings", config.tie_word_embeddings
-    n_angles = width // heads // 2 if config.multiplies_angles and not config.alibi else 0
+    n_angles = width // heads // 2 if config.multiplies_angles else 0  # with ALiBi too
     return Transformer(
         model_type="falcon",
         width=width,
