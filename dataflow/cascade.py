@@ -13,6 +13,10 @@ from tilewright.dataflow.cascade_step import Step
 from tilewright.dataflow.cascade_syntax import MacroLine
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Graph
+from tilewright.dataflow.textfile import read_text
+
+#: A cascade is a page of text; the parser counts its characters.
+MAX_FILE_BYTES = 1 << 18
 
 #: Macros that every cascade may use; a text defines more with `macro`.
 MACROS = """
@@ -24,11 +28,15 @@ macro variance[r](x) = mean[r] square(x - mean[r] x)
 
 @dataclass(frozen=True)
 class Cascade:
-    """A checked cascade: what it declares and its steps, one primitive each, before sizes are known."""
+    """A checked cascade: what it declares and its steps, one primitive each, before sizes are known.
+
+    `summary` is the comment line that the text starts with.
+    """
 
     name: str
     declarations: Declarations
     steps: tuple[Step, ...]
+    summary: str = ""
 
     @property
     def ranks(self) -> tuple[str, ...]:
@@ -39,6 +47,12 @@ class Cascade:
     def splits(self) -> Mapping[str, tuple[str, str]]:
         """The outer and inner part of each split rank."""
         return self.declarations.names.splits
+
+    @property
+    def unsized(self) -> tuple[str, ...]:
+        """The ranks that must be given a size: without a default, and not the outer part of a split one."""
+        outer = {parts[0] for parts in self.splits.values()}
+        return tuple(r for r in self.ranks if r not in outer and r not in self.declarations.default_sizes)
 
     @property
     def tensors(self) -> Mapping[str, DeclaredTensor]:
@@ -56,7 +70,7 @@ class Cascade:
         """The graph for given sizes.
 
         ranks: elements of each rank, by its name or its size's (a split rank and its inner part, not
-        the outer one), offsets, and parameters that differ from their default. dtypes: data type by
+        the outer one), offsets and parameters; what has a default need not be given. dtypes: data type by
         tensor or by role; a type in the text stands before that of the role; default fp16. prefix goes
         before the name of each operator and tensor. Without `skip_masked`, masked points count too.
 
@@ -91,12 +105,7 @@ def load_cascade(name_or_path: str | Path) -> Cascade:
             f"cascade {stated!r} is neither a name nor a file{nearest(stated, list(known))};"
             f" known: {', '.join(known)}"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{stated}: cannot be read: {reason}") from None
-    return _parsed(text, path.stem, stated)
+    return _parsed(read_text(path, MAX_FILE_BYTES), path.stem, stated)
 
 
 def cascade_names() -> tuple[str, ...]:
@@ -116,13 +125,15 @@ def _parsed(text: str, name: str, source: str) -> Cascade:
     from tilewright.dataflow.cascade_parser import parse_lines
 
     try:
+        text = text.removeprefix("\ufeff")
         declarations = declare(parse_lines(text, source), source, _macros())
         steps = in_loops(lower(declarations), source)
     except RecursionError:
         raise InputError(f"{source}: an expression is nested too deeply") from None
     if not declarations.outputs:
         raise InputError(f"{source}:1:1: a cascade needs an 'out' tensor")
-    return Cascade(name, declarations, steps)
+    first = text.lstrip("\ufeff\n").partition("\n")[0]
+    return Cascade(name, declarations, steps, first[1:].strip() if first.startswith("#") else "")
 
 
 @cache

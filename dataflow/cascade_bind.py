@@ -5,21 +5,25 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from tilewright.dataflow.cascade_index import Affine, Exact, evaluate
+from tilewright.dataflow.cascade_index import Affine, Exact, evaluate, named_in
+from tilewright.dataflow.cascade_place import TooManyPositionsError, reach, resolve
 from tilewright.dataflow.cascade_step import Step, SymbolicAccess
 from tilewright.dataflow.cascade_syntax import Expr, Place
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Access, Index, IndexTerm, Mask, Operator
+from tilewright.dataflow.operator import Access, Index, Kind, Mask, Operator
 from tilewright.dataflow.tensor import DTYPE_BITS, Role, Tensor
 
 if TYPE_CHECKING:
     from tilewright.dataflow.cascade import Cascade
 
-DEFAULT_DTYPE = "fp16"
+DEFAULT_DTYPE, INDEX_DTYPE = "fp16", "int32"
 
 #: Elements along one rank; more is taken for a slip.
 MAX_RANK_SIZE = 10**9
+
+#: Elements of a tensor and points of an operator: what an int64 counts.
+MAX_COUNT = 2**63 - 1
 
 
 def bind(
@@ -42,43 +46,86 @@ def bind(
         known = declared.get(name)
         role = Role.STATE if prefix + name in carried else Role.ACTIVATION
         role = known.role if known and known.role else role
-        dtype = dtypes.get(name) or (known.dtype if known else None) or dtypes.get(role, DEFAULT_DTYPE)
+        dtype = dtypes.get(name) or (known.dtype if known else None) or dtypes.get(role)
+        dtype = dtype or (INDEX_DTYPE if role is Role.INDEX else DEFAULT_DTYPE)
         tensors.append(
             Tensor(prefix + name, known.ranks if known else written[name].output_ranks, dtype, role)
         )
     outputs = tuple(prefix + name for name in cascade.declarations.outputs)
     inputs = tuple(prefix + name for name in cascade.declarations.inputs)
-    return Graph(cascade.name, tuple(sizes.items()), tuple(tensors), operators, inputs, outputs)
+    graph = Graph(cascade.name, tuple(sizes.items()), tuple(tensors), operators, inputs, outputs)
+    _check_counts(cascade, graph)
+    return graph
+
+
+def _check_counts(cascade: "Cascade", graph: Graph) -> None:
+    """Raises InputError where a count would overflow an int64."""
+    counts = {
+        f"tensor {tensor.name!r}": graph.n_elements(tensor.name) * tensor.bits for tensor in graph.tensors
+    }
+    counts |= {f"operator {operator.name!r}": graph.n_points(operator) for operator in graph.operators}
+    for what, n in counts.items():
+        if n > MAX_COUNT:
+            unit = "bits" if what.startswith("tensor") else "points"
+            raise InputError(f"{cascade.name}: {what} has {n:.3g} {unit}, more than {MAX_COUNT:.3g}")
 
 
 def _sizes(cascade: "Cascade", given: Mapping[str, int | float]) -> tuple[dict[str, int], dict[str, Exact]]:
     """Elements of every rank, and the values of all scalars by name."""
-    stated = _by_name(cascade, given)
-    outer_parts = {outer: (rank, inner) for rank, (outer, inner) in cascade.splits.items()}
-    sizes: dict[str, int] = {}
-    for rank in (*(rank for rank in cascade.ranks if rank not in outer_parts), *outer_parts):
-        if rank in outer_parts:
-            whole, inner = outer_parts[rank]
-            sizes[rank] = -(-sizes[whole] // sizes[inner])
-        elif rank not in stated:
-            raise InputError(f"{cascade.name}: rank {rank!r} needs a size")
-        else:
-            sizes[rank] = _whole(f"{cascade.name}: rank {rank!r}", stated[rank])
-            if not 1 <= sizes[rank] <= MAX_RANK_SIZE:
-                raise InputError(
-                    f"{cascade.name}: rank {rank!r} must be in 1..{MAX_RANK_SIZE}, got {sizes[rank]}"
-                )
-    values: dict[str, Exact] = {rank.upper(): size for rank, size in sizes.items()}
+    resolver = _Resolver(cascade, _by_name(cascade, given))
+    sizes = {rank: resolver.size(rank) for rank in cascade.ranks}
     for scalar in cascade.declarations.scalars:
-        if scalar.name in stated:
-            value: Exact = stated[scalar.name]
-        elif scalar.default is None:
-            raise InputError(f"{cascade.name}: {scalar.name!r} needs a value")
-        else:
-            value = _evaluated(cascade, scalar.default, values, scalar.default.place)
-        what = f"{cascade.name}: offset {scalar.name!r}"
-        values[scalar.name] = _whole(what, value) if scalar.whole else value
-    return sizes, values
+        resolver.value(scalar.name)
+    return sizes, resolver.values
+
+
+class _Resolver:
+    """Values of sizes and scalars, each from what is stated, its split or its default; none needs itself."""
+
+    def __init__(self, cascade: "Cascade", stated: Mapping[str, int | float]) -> None:
+        self._cascade = cascade
+        self._stated = stated
+        self._rank_of = {rank.upper(): rank for rank in cascade.ranks}
+        self._scalars = {scalar.name: scalar for scalar in cascade.declarations.scalars}
+        self._split_of = {outer: (rank, inner) for rank, (outer, inner) in cascade.splits.items()}
+        self.values: dict[str, Exact] = {}
+
+    def size(self, rank: str) -> int:
+        return int(self.value(rank.upper()))
+
+    def value(self, name: str) -> Exact:
+        if name not in self.values:
+            is_size = name in self._rank_of
+            self.values[name] = self._size(self._rank_of[name]) if is_size else self._scalar(name)
+        return self.values[name]
+
+    def _size(self, rank: str) -> int:
+        if rank in self._split_of:
+            whole, inner = self._split_of[rank]
+            return -(-self.size(whole) // self.size(inner))
+        what = f"{self._cascade.name}: rank {rank!r}"
+        if rank not in self._stated and rank not in self._cascade.declarations.default_sizes:
+            raise InputError(f"{what} needs a size")
+        default = self._cascade.declarations.default_sizes.get(rank)
+        size = _whole(what, self._stated[rank] if default is None else self._given(rank, default))
+        if not 1 <= size <= MAX_RANK_SIZE:
+            raise InputError(f"{what} must be in 1..{MAX_RANK_SIZE}, got {size}")
+        return size
+
+    def _scalar(self, name: str) -> Exact:
+        scalar = self._scalars[name]
+        if scalar.default is None and name not in self._stated:
+            raise InputError(f"{self._cascade.name}: {name!r} needs a value")
+        value = self._stated[name] if scalar.default is None else self._given(name, scalar.default)
+        return _whole(f"{self._cascade.name}: offset {name!r}", value) if scalar.whole else value
+
+    def _given(self, name: str, default: Expr) -> Exact:
+        """What is stated for a name, else its default."""
+        if name in self._stated:
+            return self._stated[name]
+        for other in named_in(default):
+            self.value(other)
+        return _evaluated(self._cascade, default, self.values, default.place)
 
 
 def _by_name(cascade: "Cascade", given: Mapping[str, int | float]) -> dict[str, int | float]:
@@ -170,9 +217,12 @@ class _Binding:
 
     def _number(self, expr: Expr, place: Place) -> float:
         try:
-            return float(self._value(expr, place))
+            number = float(self._value(expr, place))
         except OverflowError:
             raise place.refuse(self._source, "a number here is too large") from None
+        if number != number:
+            raise place.refuse(self._source, "a number here has no value: it is not a number")
+        return number
 
     def _integer(self, expr: Expr, place: Place) -> int:
         value = self._value(expr, place)
@@ -189,35 +239,41 @@ class _Binding:
         ):
             past = bool(step.serial_rank) and index.offset < 0 and symbolic.ranks == (step.serial_rank,)
             if not past:
-                self._check_range(access.tensor, rank, index, mask, step.place)
+                self._check_range(access.tensor, rank, index, mask, step)
         return Access(self._prefix + access.tensor, indices)
 
     def _index(self, index: Affine, place: Place) -> Index:
-        terms = []
-        for term in index.terms:
-            divisor = self._integer(term.divisor, place)
-            if divisor < 1:
-                raise place.refuse(self._source, f"an index divides {term.rank!r} by {divisor}")
-            terms.append(IndexTerm(term.rank, self._integer(term.coefficient, place), divisor))
-        return Index(tuple(terms), self._integer(index.offset, place))
+        terms, offset = resolve(index, lambda expr: self._integer(expr, place), place, self._source)
+        return Index(terms, offset)
 
-    def _check_range(self, tensor: str, rank: str, index: Index, mask: Mask | None, place: Place) -> None:
+    def _check_range(self, tensor: str, rank: str, index: Index, mask: Mask | None, step: Step) -> None:
         """Raises InputError if the index leaves the tensor at a point that is computed."""
-        low, high = self._range(rank, index, mask)
-        if low < 0 or high >= self._sizes[rank]:
-            raise place.refuse(
-                self._source,
-                f"{tensor!r} is read at {low}..{high} along {rank!r}, which has {self._sizes[rank]} elements",
+        try:
+            low, high = self._range(rank, index, mask)
+        except TooManyPositionsError:
+            raise step.place.refuse(
+                self._source, f"{tensor!r} is read along {rank!r} in more pieces than can be checked"
+            ) from None
+        if low >= 0 and high < self._sizes[rank]:
+            return
+        known = self._cascade.tensors.get(tensor)
+        inside = high >= 0 and low < self._sizes[rank]
+        if known and known.padded and inside:
+            if step.kind in (Kind.CONTRACTION, Kind.REDUCTION):
+                return
+            raise step.place.refuse(
+                self._source, f"{tensor!r} is read beyond its ends along {rank!r} outside of a reduction"
             )
+        raise step.place.refuse(
+            self._source,
+            f"{tensor!r} is read at {low}..{high} along {rank!r}, which has {self._sizes[rank]} elements",
+        )
 
     def _range(self, rank: str, index: Index, mask: Mask | None) -> tuple[int, int]:
         parts = self._cascade.splits.get(rank)
         if parts and tuple(term.rank for term in index.terms) == parts and index.offset == 0:
             return 0, self._sizes[rank] - 1  # the mask cuts the tail of the last tile
-        low = high = index.offset
-        for term in index.terms:
-            reach = term.coefficient * ((self._sizes[term.rank] - 1) // term.divisor)
-            low, high = low + min(reach, 0), high + max(reach, 0)
+        low, high = reach(index, self._sizes)
         if mask and _difference(index) == (mask.rank, mask.of):
             low = low if mask.lower is None else max(low, index.offset + mask.lower)
             high = high if mask.upper is None else min(high, index.offset + mask.upper)

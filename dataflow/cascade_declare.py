@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tilewright.dataflow.cascade_index import CONSTANTS, Names
+from tilewright.dataflow.cascade_index import CONSTANTS, Names, named_in
 from tilewright.dataflow.cascade_syntax import (
     Expr,
     GroupLine,
@@ -19,13 +19,22 @@ from tilewright.dataflow.cascade_syntax import (
     Statement,
     TensorLine,
 )
-from tilewright.dataflow.errors import nearest
+from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.tensor import DTYPE_BITS, Role
+
+#: The word of a declaration that lets a tensor be read beyond its ends.
+PADDED = "padded"
+
+#: Ranks of a text, the parts of split ones included.
+MAX_RANKS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredTensor:
-    """A tensor of the text. `order` is the statement that assigns it, -1 for a live-in."""
+    """A tensor of the text. `order` is the statement that assigns it, -1 for a live-in.
+
+    A `padded` one may be read beyond its ends within a reduction, where nothing is found.
+    """
 
     name: str
     ranks: tuple[str, ...]
@@ -34,6 +43,7 @@ class DeclaredTensor:
     order: int
     init: Expr | None
     place: Place
+    padded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +57,13 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Declarations:
-    """All that the statements may name; `statements` come with the group that they stand under."""
+    """All that the statements may name; `statements` come with the group that they stand under.
+
+    `default_sizes` are those of ranks that need not be given.
+    """
 
     names: Names
+    default_sizes: Mapping[str, Expr]
     scalars: tuple[Scalar, ...]
     tensors: Mapping[str, DeclaredTensor]
     inputs: tuple[str, ...]
@@ -97,10 +111,13 @@ def declare(lines: tuple[Line, ...], source: str, macros: Mapping[str, MacroLine
     assigned twice or never, a word that is neither role nor data type.
     """
     draft = _Draft(source)
+    default_sizes: dict[str, Expr] = {}
     for line in lines:
         if isinstance(line, RankLine):
-            for name in line.names:
+            for name, size in zip(line.names, line.sizes, strict=True):
                 draft.take_rank(name)
+                if size is not None:
+                    default_sizes[name.name] = size
     splits = _splits(lines, draft)
     maps = {
         draft.take(line.name, "an index map"): (line.variable.name, line.value)
@@ -115,14 +132,43 @@ def declare(lines: tuple[Line, ...], source: str, macros: Mapping[str, MacroLine
     iterated = tuple(
         draft.known_rank(name) for line in lines if isinstance(line, IterateLine) for name in line.names
     )
+    default_sizes |= {
+        line.inner.name: line.default
+        for line in lines
+        if isinstance(line, SplitLine) and line.default is not None
+    }
+    if len(draft.ranks) > MAX_RANKS:
+        raise InputError(f"{source}: a cascade has at most {MAX_RANKS} ranks, got {len(draft.ranks)}")
     sizes = {rank.upper() for rank in draft.ranks}
     names = Names(
         source, tuple(draft.ranks), splits, maps, frozenset(sizes | {s.name for s in scalars}), iterated
     )
+    _check_defaults(names, default_sizes, scalars)
     own_macros = {draft.take(line.name, "a macro"): line for line in lines if isinstance(line, MacroLine)}
     statements = _statements(lines)
     tensors, inputs, outputs = _tensors(lines, statements, draft)
-    return Declarations(names, scalars, tensors, inputs, outputs, {**macros, **own_macros}, statements)
+    return Declarations(
+        names, default_sizes, scalars, tensors, inputs, outputs, {**macros, **own_macros}, statements
+    )
+
+
+def _check_defaults(names: Names, sizes: Mapping[str, Expr], scalars: tuple[Scalar, ...]) -> None:
+    """Raises InputError for a default that is no number, or that needs itself."""
+    defaults = {rank.upper(): size for rank, size in sizes.items()}
+    defaults |= {scalar.name: scalar.default for scalar in scalars if scalar.default is not None}
+    needs = {name: named_in(names.scalar(default)) for name, default in defaults.items()}
+    for rank, (outer, inner) in names.splits.items():
+        needs[outer.upper()] = (rank.upper(), inner.upper())
+    for name, default in defaults.items():
+        reached: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for other in needs.get(waiting.pop(), ()):
+                if other == name:
+                    raise default.place.refuse(names.source, f"{name!r} is defined by itself")
+                if other not in reached:
+                    reached.add(other)
+                    waiting.append(other)
 
 
 def _splits(lines: tuple[Line, ...], draft: _Draft) -> dict[str, tuple[str, str]]:
@@ -200,14 +246,16 @@ def _tensor(
     for position, rank in enumerate(ranks):
         if rank.name in named[:position]:
             raise rank.place.refuse(draft.source, f"tensor {name.name!r} has rank {rank.name!r} twice")
-    role, dtype = None, None
+    role, dtype, padded = None, None, False
     roles = [role.value for role in Role]
     for word in stated.words if stated else ():
         if word.name in roles:
             role = Role(word.name)
         elif word.name in DTYPE_BITS:
             dtype = word.name
+        elif word.name == PADDED:
+            padded = True
         else:
-            hint = nearest(word.name, [*roles, *DTYPE_BITS])
+            hint = nearest(word.name, [*roles, *DTYPE_BITS, PADDED])
             raise word.place.refuse(draft.source, f"{word.name!r} is neither a role nor a data type{hint}")
-    return DeclaredTensor(name.name, named, role, dtype, order, init, name.place)
+    return DeclaredTensor(name.name, named, role, dtype, order, init, name.place, padded)

@@ -1,8 +1,9 @@
 """Index expressions, masks and scalars of a cascade before sizes are known."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -28,9 +29,12 @@ SCALAR_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "sqrt": math.sqrt,
     "exp": math.exp,
     "log": math.log,
+    "floor": math.floor,
     "max": max,
     "min": min,
+    "mod": operator.mod,
 }
+_TWO_SIDED = ("max", "min", "mod")
 
 ZERO, ONE = Number(0), Number(1)
 Exact = int | float | Fraction
@@ -38,31 +42,48 @@ Exact = int | float | Fraction
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """coefficient * floor(rank / divisor); both are scalars."""
+    """coefficient * rank; the coefficient is a scalar."""
 
     rank: str
     coefficient: Expr = ONE
-    divisor: Expr = ONE
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        return (self.rank,)
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """coefficient * floor(argument / divisor); both are scalars."""
+
+    argument: "Affine"
+    divisor: Expr
+    coefficient: Expr = ONE
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        return self.argument.ranks
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
     """The sum of its terms plus an offset; `last_of` marks the last step of an iterated rank."""
 
-    terms: tuple[Term, ...] = ()
+    terms: tuple[Term | Floor, ...] = ()
     offset: Expr = ZERO
     last_of: str = ""
 
     @property
     def plain(self) -> str:
         """The rank, if the expression is just that, else the empty string."""
-        if len(self.terms) == 1 and self.offset == ZERO and self.terms[0] == Term(self.terms[0].rank):
-            return self.terms[0].rank
+        if self.offset == ZERO and len(self.terms) == 1:
+            (term,) = self.terms
+            return term.rank if isinstance(term, Term) and term.coefficient == ONE else ""
         return ""
 
     @property
     def ranks(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(term.rank for term in self.terms))
+        return tuple(dict.fromkeys(rank for term in self.terms for rank in term.ranks))
 
     def shift_of(self, rank: str) -> int | None:
         """k, if the expression is `rank + k` with a literal whole k, else None."""
@@ -159,14 +180,21 @@ class Names:
                 return Affine((), added(Name(rank.upper()), Number(-1)), last_of=rank)
             case Call("last", _):
                 raise expr.place.refuse(self.source, "last(...) takes one iterated rank")
+            case Call("mod", (value, by)):
+                argument, modulus = self.affine(value, place), self.affine(by, place)
+                if modulus.terms:
+                    raise expr.place.refuse(self.source, "mod(...) takes an index and a number")
+                return self._remainder(argument, modulus.offset)
+            case Call("mod", _):
+                raise expr.place.refuse(self.source, "mod(...) takes an index and a number")
             case Call(function, (argument,)) if function in self.maps:
                 variable, value = self.maps[function]
-                return self._substituted(value, variable, self.affine(argument, place), place)
+                return self._substituted(value, variable, self.affine(argument, place), expr.place)
             case Pair(items):
                 return self._joint(items, expr.place)
-            case Binary(operator, left, right):
+            case Binary(sign, left, right):
                 first, second = self.affine(left, place), self.affine(right, place)
-                return self._combined(operator, first, second, expr.place)
+                return self._combined(sign, first, second, expr.place)
         raise expr.place.refuse(self.source, "an index is made of ranks, numbers and index maps")
 
     def scalar(self, expr: Expr) -> Expr:
@@ -180,6 +208,7 @@ class Names:
                 self.scalar(left), self.scalar(right)
                 return expr
             case Call(function, arguments) if function in SCALAR_FUNCTIONS:
+                self.check_call(expr)
                 for argument in arguments:
                     self.scalar(argument)
                 return expr
@@ -187,35 +216,65 @@ class Names:
                 raise expr.place.refuse(self.source, f"{name!r} is not a rank, size, offset or parameter")
         raise expr.place.refuse(self.source, "a number is expected here, not a tensor")
 
+    def check_call(self, expr: Call) -> None:
+        """Raises InputError unless a function of scalars has as many arguments as it takes."""
+        wanted = 2 if expr.function in _TWO_SIDED else 1
+        if len(expr.arguments) != wanted:
+            raise expr.place.refuse(
+                self.source, f"function {expr.function!r} takes {wanted} arguments, got {len(expr.arguments)}"
+            )
+
     def mask(self, condition: Condition) -> SymbolicMask:
-        """`n <= m + c`. Raises InputError unless it sets one rank against another."""
-        left, right = self._side(condition.left), self._side(condition.right)
-        (over,), (of,) = left.ranks, right.ranks
-        if over == of:
-            raise condition.place.refuse(self.source, f"the condition is about rank {over!r} alone")
-        bound = added(right.offset, scaled(left.offset, Number(-1)))
-        upper = lower = None
-        if condition.comparison in ("<=", "<"):
-            upper = bound if condition.comparison == "<=" else added(bound, Number(-1))
+        """`n <= m + c` or `abs(n - m) < w`. Raises InputError unless it sets one rank against another."""
+        left, right = condition.left, condition.right
+        if isinstance(left, Call) and left.function == "abs" and len(left.arguments) == 1:
+            if condition.comparison not in ("<=", "<"):
+                raise condition.place.refuse(self.source, "abs(...) in a condition is bounded by < or <=")
+            reach = self.scalar(right)
+            reach = reach if condition.comparison == "<=" else added(reach, Number(-1))
+            over, of, shift = self._compared(left.arguments[0], condition.place)
+            upper: Expr | None = added(reach, scaled(shift, Number(-1)))
+            lower: Expr | None = scaled(added(reach, shift), Number(-1))
         else:
-            lower = bound if condition.comparison == ">=" else added(bound, ONE)
+            over, of, shift = self._compared(Binary("-", left, right, left.place), condition.place)
+            bound = scaled(shift, Number(-1))
+            upper = lower = None
+            if condition.comparison in ("<=", "<"):
+                upper = bound if condition.comparison == "<=" else added(bound, Number(-1))
+            else:
+                lower = bound if condition.comparison == ">=" else added(bound, ONE)
         parts = self.splits.get(over, ()), self.splits.get(of, ())
         return SymbolicMask(over, of, upper, lower, *parts)
 
-    def _side(self, expr: Expr) -> Affine:
-        """One side of a condition, a rank plus a number; joint parts stand for the rank they split."""
-        if isinstance(expr, Pair):
-            found = self._joint(expr.items, expr.place)
-            whole = next(rank for rank, parts in self.splits.items() if parts == found.ranks)
-            return plain(whole)
-        if isinstance(expr, Binary) and expr.operator in "+-" and isinstance(expr.left, Pair):
-            shift = self.scalar(expr.right)
-            shift = shift if expr.operator == "+" else scaled(shift, Number(-1))
-            return Affine(self._side(expr.left).terms, shift)
-        found = self.affine(expr, expr.place)
-        if len(found.terms) != 1 or found.terms[0] != Term(found.terms[0].rank):
-            raise expr.place.refuse(self.source, "each side of a condition is a rank plus or minus a number")
-        return found
+    def _compared(self, expr: Expr, place: Place) -> tuple[str, str, Expr]:
+        """(n, m, shift) of the difference n - m + shift of two ranks."""
+        found = self.affine(self._whole(expr), place)
+        ranks = {}
+        for term in found.terms:
+            if not isinstance(term, Term) or term.coefficient not in (ONE, Number(-1)):
+                ranks = {}
+                break
+            ranks.setdefault(term.coefficient, []).append(term.rank)
+        over, of = ranks.get(ONE, []), ranks.get(Number(-1), [])
+        if len(over) != 1 or len(of) != 1:
+            raise place.refuse(
+                self.source, "each side of a condition is a rank plus or minus a number, both ranks different"
+            )
+        if over == of:
+            raise place.refuse(self.source, f"the condition is about rank {over[0]!r} alone")
+        return over[0], of[0], found.offset
+
+    def _whole(self, expr: Expr) -> Expr:
+        """`expr` with the rank that is split in the place of its joint parts."""
+        match expr:
+            case Pair(items):
+                self._joint(items, expr.place)
+                parts = tuple(item.name for item in items if isinstance(item, Name))
+                whole = next(rank for rank, known in self.splits.items() if known == parts)
+                return Name(whole, expr.place)
+            case Binary(sign, left, right):
+                return Binary(sign, self._whole(left), self._whole(right), expr.place)
+        return expr
 
     def _joint(self, items: tuple[Expr, ...], place: Place) -> Affine:
         names = tuple(item.name for item in items if isinstance(item, Name))
@@ -225,22 +284,29 @@ class Names:
         outer, inner = names
         return Affine((Term(outer, Name(inner.upper())), Term(inner)))
 
+    def _remainder(self, value: Affine, divisor: Expr) -> Affine:
+        """value - divisor * floor(value / divisor), from 0 to below the divisor."""
+        whole = Floor(value, divisor, scaled(divisor, Number(-1)))
+        return Affine((*value.terms, whole), value.offset)
+
     def _substituted(self, value: Expr, variable: str, argument: Affine, place: Place) -> Affine:
         match value:
             case Name(name) if name == variable:
                 return argument
-            case Binary(operator, left, right):
+            case Binary(sign, left, right):
                 first = self._substituted(left, variable, argument, place)
                 second = self._substituted(right, variable, argument, place)
-                return self._combined(operator, first, second, place)
+                return self._combined(sign, first, second, place)
+            case Call("mod", (inner, by)):
+                return self._remainder(self._substituted(inner, variable, argument, place), self.scalar(by))
         return Affine((), self.scalar(value))
 
-    def _combined(self, operator: str, left: Affine, right: Affine, place: Place) -> Affine:
-        if operator == "-":
+    def _combined(self, sign: str, left: Affine, right: Affine, place: Place) -> Affine:
+        if sign == "-":
             return self._combined("+", left, _times(right, Number(-1)), place)
-        if operator == "+":
+        if sign == "+":
             return Affine(left.terms + right.terms, added(left.offset, right.offset))
-        if operator == "*":
+        if sign == "*":
             if left.terms and right.terms:
                 raise place.refuse(self.source, "a product of two ranks is not an affine index")
             return _times(left, right.offset) if left.terms else _times(right, left.offset)
@@ -248,14 +314,24 @@ class Names:
             raise place.refuse(self.source, "an index cannot divide by a rank")
         if not left.terms:
             return Affine((), quotient(left.offset, right.offset))
-        if not left.plain:
-            raise place.refuse(self.source, "only a plain rank can be divided in an index (floor division)")
-        return Affine((Term(left.plain, ONE, right.offset),))
+        return Affine((Floor(left, right.offset),))
 
 
 def _times(value: Affine, factor: Expr) -> Affine:
-    terms = tuple(Term(term.rank, scaled(term.coefficient, factor), term.divisor) for term in value.terms)
+    terms = tuple(replace(term, coefficient=scaled(term.coefficient, factor)) for term in value.terms)
     return Affine(terms, scaled(value.offset, factor))
+
+
+def named_in(expr: Expr) -> tuple[str, ...]:
+    """The names that a scalar needs the values of."""
+    match expr:
+        case Name(name):
+            return () if name in CONSTANTS else (name,)
+        case Call(_, arguments):
+            return tuple(name for argument in arguments for name in named_in(argument))
+        case Binary(_, left, right):
+            return (*named_in(left), *named_in(right))
+    return ()
 
 
 def evaluate(expr: Expr, values: Mapping[str, Exact]) -> Exact:
@@ -272,13 +348,13 @@ def evaluate(expr: Expr, values: Mapping[str, Exact]) -> Exact:
             value = SCALAR_FUNCTIONS[function](*(evaluate(argument, values) for argument in arguments))
             assert isinstance(value, Exact)
             return value
-        case Binary(operator, left_expr, right_expr):
+        case Binary(sign, left_expr, right_expr):
             left, right = evaluate(left_expr, values), evaluate(right_expr, values)
-            if operator == "+":
+            if sign == "+":
                 return left + right
-            if operator == "-":
+            if sign == "-":
                 return left - right
-            if operator == "*":
+            if sign == "*":
                 return left * right
             if right == 0:
                 raise ZeroDivisionError("division by zero")

@@ -13,7 +13,7 @@ from tilewright.dataflow.cascade_index import (
     scaled,
 )
 from tilewright.dataflow.cascade_read import Reader
-from tilewright.dataflow.cascade_step import Step, StepBuilder, SymbolicAccess, united
+from tilewright.dataflow.cascade_step import MAX_STEPS, Step, StepBuilder, SymbolicAccess, united
 from tilewright.dataflow.cascade_syntax import (
     Binary,
     Call,
@@ -38,6 +38,10 @@ UNARY = (
 )  # fmt: skip
 BINARY = ("max", "min", "add", "sub", "mul", "div", "pow")
 REDUCTIONS = ("sum", "max", "min", "mean", "prod")
+
+#: Expansions of macros within a statement; more is no cascade.
+MAX_EXPANSIONS = 256
+
 _SIGNS: Mapping[str, Sign] = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _ARITHMETIC: Mapping[str, str] = {sign: name for name, sign in _SIGNS.items()}
 
@@ -65,6 +69,9 @@ def lower(declarations: Declarations) -> tuple[Step, ...]:
     for order, (statement, group) in enumerate(declarations.statements):
         lowering = _StatementLowering(declarations, statement, order, group, masks)
         steps.extend(lowering.run())
+        if len(steps) > MAX_STEPS:
+            place = statement.name.place
+            raise place.refuse(declarations.names.source, f"a cascade has at most {MAX_STEPS} operators")
     return tuple(steps)
 
 
@@ -85,6 +92,7 @@ class _StatementLowering:
         self._target = declarations.tensors[statement.name.name].ranks
         self._reader = Reader(declarations, order, self._target)
         self._steps = StepBuilder(declarations.names, declarations.tensors, statement, group, masks)
+        self._n_expanded = 0
 
     def run(self) -> tuple[Step, ...]:
         name, place = self._statement.name.name, self._statement.name.place
@@ -137,7 +145,7 @@ class _StatementLowering:
             case Name():
                 return _Operand(self._reader.bare(expr))
             case Read():
-                return _Operand(self._reader.access(expr))
+                return _Operand(self._read(expr))
             case Reduce():
                 return self._reduce(expr, allowed)
             case Call():
@@ -147,11 +155,19 @@ class _StatementLowering:
             case Binary():
                 return self._expression(expr, allowed, implicit=False)
 
+    def _read(self, expr: Read) -> SymbolicAccess:
+        """The access of a read; what data pick is gathered first."""
+        access, selector = self._reader.access(expr), self._reader.selector(expr)
+        if selector is None:
+            return access
+        return self._steps.emit(Kind.GATHER, "identity", "", (selector, access), (), expr.place)
+
     def _call(self, expr: Call, allowed: frozenset[str] | None) -> _Operand:
         name, n_arguments = expr.function, len(expr.arguments)
         known = {1: UNARY, 2: BINARY}.get(n_arguments, ())
         arguments = [self._expression(value, allowed, implicit=False) for value in expr.arguments]
         if all(argument.access is None for argument in arguments) and name in SCALAR_FUNCTIONS:
+            self._names.check_call(expr)
             return _Operand(None, Call(name, tuple(argument.scale for argument in arguments), expr.place))
         if name not in known:
             if name in (*UNARY, *BINARY):
@@ -353,15 +369,25 @@ class _StatementLowering:
         return _Operand(result, scale)
 
     def _expanded(self, macro: MacroLine, expr: Reduce, ranks: tuple[str, ...]) -> Expr:
-        """The macro's body with the ranks and the argument in place of their names."""
-        if len(macro.ranks) != len(ranks) or len(macro.arguments) != 1:
+        """The macro's body with the ranks and the argument in place of their names.
+
+        A macro of one rank takes several as one. Raises InputError where expansions go on without end.
+        """
+        self._n_expanded += 1
+        if self._n_expanded > MAX_EXPANSIONS:
+            raise self._refuse(
+                expr.place,
+                f"macro {macro.name.name!r} expands without end, or more than {MAX_EXPANSIONS} times",
+            )
+        if len(macro.ranks) not in (1, len(ranks)) or len(macro.arguments) != 1:
             wanted = f"{len(macro.ranks)} ranks and {len(macro.arguments)} argument"
             raise self._refuse(
                 expr.place, f"macro {macro.name.name!r} takes {wanted}, got {len(ranks)} and 1"
             )
-        values: dict[str, Expr] = {
-            name.name: Name(rank, expr.place) for name, rank in zip(macro.ranks, ranks, strict=True)
-        }
+        named: tuple[Expr, ...] = tuple(Name(rank, expr.place) for rank in ranks)
+        together = len(macro.ranks) < len(ranks)
+        places = (Pair(named, expr.place),) if together else named
+        values = {name.name: place for name, place in zip(macro.ranks, places, strict=True)}
         values[macro.arguments[0].name] = expr.argument
         return substituted(macro.body, values, expr.place)
 
@@ -387,7 +413,9 @@ def substituted(expr: Expr, values: Mapping[str, Expr], place: Place) -> Expr:
         case Read(tensor, indices):
             return Read(tensor, tuple(inner(index) for index in indices), place)
         case Reduce(function, ranks, argument):
-            return Reduce(function, tuple(inner(rank) for rank in ranks), inner(argument), place)
+            named = (inner(rank) for rank in ranks)
+            flat = (name for rank in named for name in (rank.items if isinstance(rank, Pair) else (rank,)))
+            return Reduce(function, tuple(flat), inner(argument), place)
         case Call(function, arguments):
             return Call(function, tuple(inner(argument) for argument in arguments), place)
         case Binary(operator, left, right):

@@ -1,12 +1,15 @@
 """Text of a cascade to its lines, by a lark grammar; imported only where a cascade is parsed."""
 
+import math
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, cast
 
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, v_args
+from lark.exceptions import VisitError
 
 from tilewright.dataflow.cascade_syntax import (
+    NOWHERE,
     Binary,
     Call,
     Condition,
@@ -29,6 +32,11 @@ from tilewright.dataflow.cascade_syntax import (
     TensorLine,
 )
 
+#: Characters of a text, brackets within one another and digits of a number; more is no cascade.
+MAX_CHARACTERS = 1 << 16
+MAX_NESTING = 64
+MAX_DIGITS = 32
+
 _WORDS = {
     "SIGN": "'+' or '-'", "PRODUCT": "'*' or '/'", "LSQB": "'['", "RSQB": "']'", "LPAR": "'('",
     "RPAR": "')'", "COMMA": "','", "EQUAL": "'='", "NAME": "a name", "NUMBER": "a number",
@@ -40,13 +48,34 @@ _WORDS = {
 def parse_lines(text: str, source: str) -> tuple[Line, ...]:
     """The lines of a cascade in order.
 
-    Raises InputError with line and column where the text does not follow the grammar.
+    Raises InputError with line and column where the text does not follow the grammar, or goes beyond what
+    a page of it can be: its length, the depth of its brackets, the digits of a number.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise NOWHERE.refuse(source, f"a cascade has at most {MAX_CHARACTERS} characters, got {len(text)}")
+    text = text.replace("\r\n", "\n")
+    _check_nesting(text, source)
     try:
-        tree = _grammar().parse(text.replace("\r\n", "\n"))
+        tree = _grammar().parse(text)
+        return cast(tuple[Line, ...], _Lines(source).transform(tree))
     except UnexpectedInput as error:
         raise _place_of(error, text).refuse(source, _syntax_message(error, text)) from None
-    return cast(tuple[Line, ...], _Lines().transform(tree))
+    except VisitError as error:
+        raise error.orig_exc from None
+
+
+def _check_nesting(text: str, source: str) -> None:
+    """Raises InputError where brackets stand deeper in one another than MAX_NESTING."""
+    depth = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line[:1] not in ("", " ", "\t", "#"):
+            depth = 0  # a statement starts
+        for column, character in enumerate(line.partition("#")[0], start=1):
+            depth += (character in "([") - (character in ")]")
+            if depth > MAX_NESTING:
+                raise Place(number, column).refuse(
+                    source, f"brackets stand more than {MAX_NESTING} deep in one another"
+                )
 
 
 @cache
@@ -86,6 +115,10 @@ def _named(token: Token) -> Name:
 class _Lines(Transformer[Token, Any]):
     """Tree to lines; every method takes what the rule of its name holds."""
 
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._source = source
+
     def start(self, *lines: Any) -> tuple[Line, ...]:
         found: list[Line] = []
         for line in lines:
@@ -95,8 +128,8 @@ class _Lines(Transformer[Token, Any]):
     def names(self, *tokens: Token) -> tuple[Name, ...]:
         return tuple(_named(token) for token in tokens)
 
-    def ranks(self, names: tuple[Name, ...]) -> RankLine:
-        return RankLine(names)
+    def ranks(self, *pairs: tuple[Name, Expr | None]) -> RankLine:
+        return RankLine(tuple(name for name, _ in pairs), tuple(size for _, size in pairs))
 
     def index(self, name: Token, variable: Token, value: Expr) -> IndexLine:
         return IndexLine(_named(name), _named(variable), value)
@@ -128,8 +161,16 @@ class _Lines(Transformer[Token, Any]):
     def let(self, *parts: Any) -> tuple[TensorLine, ...]:
         return self._tensors("let", parts)
 
-    def split(self, rank: Token, outer: Token, inner: Token, size: Token | None = None) -> SplitLine:
-        return SplitLine(_named(rank), _named(outer), _named(inner), None if size is None else _named(size))
+    def split(
+        self,
+        rank: Token,
+        outer: Token,
+        inner: Token,
+        size: Token | None = None,
+        default: Expr | None = None,
+    ) -> SplitLine:
+        named = None if size is None else _named(size)
+        return SplitLine(_named(rank), _named(outer), _named(inner), named, default)
 
     def iterate(self, names: tuple[Name, ...]) -> IterateLine:
         return IterateLine(names)
@@ -166,7 +207,12 @@ class _Lines(Transformer[Token, Any]):
         return Binary("*", Number(-1, _place(sign)), value, _place(sign))
 
     def number(self, token: Token) -> Number:
-        return Number(int(token) if token.isdigit() else float(token), _place(token))
+        value = int(token) if token.isdigit() and len(token) <= MAX_DIGITS else float(token)
+        if len(token) > MAX_DIGITS or value == math.inf:
+            raise _place(token).refuse(
+                self._source, f"a number has at most {MAX_DIGITS} digits and is finite"
+            )
+        return Number(value, _place(token))
 
     def name(self, token: Token) -> Name:
         return _named(token)

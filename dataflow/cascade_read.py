@@ -1,10 +1,13 @@
 """Reads of a cascade's tensors: the number of indices, the order of statements, steps of a recurrence."""
 
+from typing import cast
+
 from tilewright.dataflow.cascade_declare import Declarations, DeclaredTensor
 from tilewright.dataflow.cascade_index import Affine, plain
 from tilewright.dataflow.cascade_step import SymbolicAccess
-from tilewright.dataflow.cascade_syntax import Name, Place, Read
+from tilewright.dataflow.cascade_syntax import Expr, Name, Place, Read
 from tilewright.dataflow.errors import InputError, nearest
+from tilewright.dataflow.tensor import Role
 
 
 class Reader:
@@ -35,7 +38,10 @@ class Reader:
         assigned, a read of a later step, an earlier step without an initial value.
         """
         tensor = self.tensor(expr.tensor, expr.place)
-        indices = tuple(self._names.affine(index, expr.place) for index in expr.indices)
+        indices = tuple(
+            Affine() if self._selects(index) else self._names.affine(index, expr.place)
+            for index in expr.indices
+        )
         if len(indices) == 1 < len(tensor.ranks):
             indices = self._in_step(indices[0], tensor)
         if len(indices) != len(tensor.ranks):
@@ -56,6 +62,29 @@ class Reader:
                 expr.place, f"tensor {tensor.name!r} is read before its first step; give it an 'init'"
             )
         return SymbolicAccess(tensor.name, indices)
+
+    def selector(self, expr: Read) -> SymbolicAccess | None:
+        """The tensor among the indices of `expr` whose values pick positions, None if there is none.
+
+        Raises InputError for two of them, or one beside a constant index: the graph's gather knows one
+        rank that is picked from.
+        """
+        picking = [index for index in expr.indices if self._selects(index)]
+        if not picking:
+            return None
+        others = (self._names.affine(index, expr.place) for index in expr.indices if index not in picking)
+        if len(picking) > 1 or not all(other.terms for other in others):
+            raise self._refuse(
+                expr.place,
+                f"tensor {expr.tensor!r} is read at data along one rank and at ranks along the others",
+            )
+        (index,) = picking
+        return self.bare(index) if isinstance(index, Name) else self.access(cast(Read, index))
+
+    def _selects(self, index: Expr) -> bool:
+        """Whether an index is read from a tensor of the role `index`."""
+        name = index.name if isinstance(index, Name) else index.tensor if isinstance(index, Read) else ""
+        return name in self._declared.tensors and self._declared.tensors[name].role is Role.INDEX
 
     def _refuse(self, place: Place, message: str) -> InputError:
         return place.refuse(self._names.source, message)

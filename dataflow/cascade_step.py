@@ -9,6 +9,9 @@ from tilewright.dataflow.cascade_syntax import Expr, Place, Statement
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.operator import Kind
 
+#: Operators of a text; more is no cascade.
+MAX_STEPS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class SymbolicAccess:
@@ -96,6 +99,8 @@ class StepBuilder:
                 kind, function, reduce, inputs, scalars, ordered,
             ):  # fmt: skip
                 return SymbolicAccess(step.name, result)
+        if len(self._steps) == MAX_STEPS:
+            raise self._refuse(place, f"a cascade has at most {MAX_STEPS} operators")
         name = self._free_name({Kind.CONTRACTION: "dot", Kind.REDUCTION: reduce}.get(kind, function))
         mask = self._mask(inputs, place)
         serial = self._serial_rank(ordered, place)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tilewright.dataflow.cascade import Cascade
+from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Kind
+from tilewright.dataflow.passes import PassError
 from tilewright.dataflow.passes_footprint import Footprint, live_footprint_bytes
 from tilewright.dataflow.passes_fusion import fuse_pointwise
 from tilewright.dataflow.passes_traffic import Traffic, compulsory_traffic_bytes
@@ -43,8 +45,9 @@ class CascadeSummary:
     """Counts of a bound cascade.
 
     `evaluations`: points of pointwise operators and scans by function. `reductions`: points by what
-    reduces them. `passes`: traversals by rank. `footprint` is the peak of live tensors unfused, with
-    `fused_footprint` pointwise operators ride on what makes their input; `traffic` is compulsory.
+    reduces them. `moves`: elements that data pick, by kind. `passes`: traversals by rank. `footprint` is
+    the peak of live tensors unfused, with `fused_footprint` pointwise operators ride on what makes their
+    input; `traffic` is compulsory.
     """
 
     name: str
@@ -54,6 +57,7 @@ class CascadeSummary:
     macs: int
     evaluations: tuple[tuple[str, int], ...]
     reductions: tuple[tuple[str, int], ...]
+    moves: tuple[tuple[str, int], ...]
     passes: tuple[tuple[str, int], ...]
     footprint: Footprint
     fused_footprint: Footprint
@@ -68,17 +72,28 @@ class CascadeSummary:
 def describe_cascade(cascade: Cascade, ranks: Mapping[str, int | float]) -> CascadeSummary:
     """Sizes, counts, passes and footprint of `cascade` bound to `ranks` (see `Cascade.bind`).
 
-    Raises InputError as `bind` does.
+    Raises InputError as `bind` does, and for a recurrence or an index that cannot be followed.
     """
     graph = cascade.bind(ranks)
+    try:
+        return describe_graph(cascade, graph)
+    except PassError as error:
+        raise InputError(f"{cascade.name}: {error}") from None
+
+
+def describe_graph(cascade: Cascade, graph: Graph) -> CascadeSummary:
+    """The summary of a graph that `cascade` was bound to. Raises PassError where a pass does not apply."""
     evaluations: dict[str, int] = {}
     reductions: dict[str, int] = {}
+    moves: dict[str, int] = {}
     for operator in graph.operators:
         points = graph.n_points(operator)
         if operator.kind in (Kind.POINTWISE, Kind.SCAN):
             evaluations[operator.function] = evaluations.get(operator.function, 0) + points
         elif operator.kind is Kind.REDUCTION:
             reductions[operator.reduce] = reductions.get(operator.reduce, 0) + points
+        elif operator.kind is Kind.GATHER:
+            moves[operator.kind.value] = moves.get(operator.kind.value, 0) + points
     passes = ((rank, count_passes(graph, rank)) for rank in cascade.ranks)
     return CascadeSummary(
         cascade.name,
@@ -91,6 +106,7 @@ def describe_cascade(cascade: Cascade, ranks: Mapping[str, int | float]) -> Casc
         sum(graph.macs(operator) for operator in graph.operators),
         tuple(sorted(evaluations.items())),
         tuple(sorted(reductions.items())),
+        tuple(sorted(moves.items())),
         tuple((rank, count) for rank, count in passes if count),
         live_footprint_bytes(graph),
         live_footprint_bytes(graph, plan=fuse_pointwise(graph)),

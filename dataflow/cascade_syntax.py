@@ -81,7 +81,10 @@ Expr = Number | Name | Read | Reduce | Call | Binary | Pair
 
 @dataclass(frozen=True, slots=True)
 class RankLine:
+    """`ranks h = 8, m`: each with its default size, None where one must be given."""
+
     names: tuple[Name, ...]
+    sizes: tuple["Expr | None", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +117,13 @@ class TensorLine:
 
 @dataclass(frozen=True, slots=True)
 class SplitLine:
-    """`split n -> n1, n0 : N0`"""
+    """`split n -> n1, n0 : N0 = 16`"""
 
     rank: Name
     outer: Name
     inner: Name
     size: Name | None
+    default: Expr | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class MacroLine:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`left comparison right`, comparison one of <= >= < >."""
+    """`left comparison right`, comparison one of <= >= < >; `abs(n - m) < w` bounds a distance."""
 
     left: Expr
     comparison: str

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Access, Index, IndexTerm, Mask, Operator
+from tilewright.dataflow.operator import Access, Index, Mask, Operator
 from tilewright.dataflow.tensor import Profile, Tensor
 
 
@@ -37,7 +37,7 @@ def rename_graph(
 
     def access(value: Access) -> Access:
         indices = tuple(
-            Index(tuple(IndexTerm(rank(t.rank), t.coefficient, t.divisor) for t in index.terms), index.offset)
+            Index(tuple(replace(term, rank=rank(term.rank)) for term in index.terms), index.offset)
             for index in value.indices
         )
         return Access(tensors.get(value.tensor, value.tensor), indices)

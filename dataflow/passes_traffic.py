@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dataflow.graph import Graph
-from tilewright.dataflow.operator import Access, Index, Kind, Mask, Operator
+from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind, Mask, Operator
+from tilewright.dataflow.passes import PassError
 from tilewright.dataflow.tensor import Profile, Role
 
 #: Positions along one rank, ascending, each once: evenly spaced ones need no array.
 _Positions = range | NDArray[np.int64]
+
+#: Positions along a rank that are listed at most; evenly spaced ones need no list.
+_MAX_POSITIONS = 1 << 22
 
 #: The positions that one access touches along each rank of a tensor.
 _Touched = tuple[_Positions, ...]
@@ -32,7 +36,8 @@ def compulsory_traffic_bytes(graph: Graph) -> Traffic:
     under a mask or a window, and as many rows of a table as a gather selects (at most all; rows that are
     selected twice are taken for different ones). Of a live-out what its operator writes counts; rows that
     a scatter writes into a tensor that is kept in place leave the others where they are, and these are
-    read if the result is. A live-in that is passed on unchanged is not written.
+    read if the result is. A live-in that is passed on unchanged is not written. Raises PassError where the
+    positions of an index are too many to list.
     """
     read = sum(_bytes(graph, name, _read_elements(graph, name)) for name in graph.inputs)
     write = 0
@@ -112,17 +117,47 @@ def _positions(graph: Graph, rank: str, index: Index, mask: Mask | None) -> _Pos
     low, high = _band(graph, index, mask)
     low, high = max(low, 0), min(high, _extent(graph, rank) - 1)
     found: _Positions = range(index.offset, index.offset + 1)
+    by_rank: dict[str, list[IndexTerm]] = {}
     for term in sorted(index.terms, key=lambda term: abs(term.coefficient)):
-        n_steps = -(-_extent(graph, term.rank) // term.divisor)
-        found = _spread(found, term.coefficient, n_steps)
+        by_rank.setdefault(term.rank, []).append(term)
+    for name, terms in by_rank.items():
+        extent = _extent(graph, name)
+        if len(terms) > 1 and extent <= _MAX_POSITIONS:
+            found = _sums(found, _turned(terms, extent), rank)
+            continue
+        for term in terms:
+            first, last = term.shift // term.divisor, (extent - 1 + term.shift) // term.divisor
+            found = _spread(found, term.coefficient, last - first + 1, first, rank)
     if isinstance(found, range):
         first = found.start + max(0, -(-(low - found.start) // found.step)) * found.step
         return range(first, max(first, min(found.stop, high + 1)), found.step)
     return found[(found >= low) & (found <= high)]
 
 
-def _spread(found: _Positions, coefficient: int, n_steps: int) -> _Positions:
-    """The sums of the positions and the first multiples of `coefficient`."""
+def _turned(terms: list[IndexTerm], extent: int) -> _Positions:
+    """The values of a sum of several terms of one rank, as remainders and rolls are."""
+    place = np.arange(extent, dtype=np.int64)
+    total = sum(term.coefficient * ((place + term.shift) // term.divisor) for term in terms)
+    values: NDArray[np.int64] = np.unique(total)
+    first, last = int(values[0]), int(values[-1])
+    return range(first, last + 1) if last - first == len(values) - 1 else values
+
+
+def _sums(found: _Positions, others: _Positions, rank: str) -> _Positions:
+    """The sums of any two positions. Raises PassError where they are too many to list."""
+    if isinstance(found, range) and isinstance(others, range) and found.step == others.step == 1:
+        return range(found.start + others.start, found.stop + others.stop - 1)
+    if len(found) * len(others) > 4 * _MAX_POSITIONS:
+        raise PassError(f"the positions read along {rank!r} are too many to list")
+    return np.unique(np.add.outer(np.asarray(found, dtype=np.int64), np.asarray(others, dtype=np.int64)))
+
+
+def _spread(found: _Positions, coefficient: int, n_steps: int, first: int, rank: str) -> _Positions:
+    """The sums of the positions and `n_steps` multiples of `coefficient` from the `first` one on."""
+    if first and isinstance(found, range):
+        found = range(found.start + coefficient * first, found.stop + coefficient * first, found.step)
+    elif first:
+        found = np.asarray(found, dtype=np.int64) + coefficient * first
     if coefficient == 0 or n_steps == 1:
         return found
     if isinstance(found, range):
@@ -133,8 +168,8 @@ def _spread(found: _Positions, coefficient: int, n_steps: int) -> _Positions:
         if apart % found.step == 0 and apart <= found.step * len(found):
             last = start + found.step * (len(found) - 1) + apart * (n_steps - 1)
             return range(start, last + 1, found.step)
-    steps = coefficient * np.arange(n_steps, dtype=np.int64)
-    return np.unique(np.add.outer(np.asarray(found, dtype=np.int64), steps))
+    steps = range(0, coefficient * n_steps, coefficient)
+    return _sums(found, steps, rank)
 
 
 def _band(graph: Graph, index: Index, mask: Mask | None) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 It knows nothing of how a graph came to be: kinds, functions, index terms, masks, serial ranks and
 parameters are taken at their documented meaning. A masked point of a tensor is absent; absent points
-hold NaN and a masked operator never reads them.
+hold NaN and a masked operator never reads them. What a reduction reads beyond the ends of a tensor is absent too.
+A gather reads its table, the last input, where the first one says, at the rank that has a constant index.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,6 +57,8 @@ def _evaluate(graph: Graph, operator: Operator, values: dict[str, Array], step: 
     if operator.mask:
         here = _unmasked(graph, operator.mask, points)
         points = {rank: position[here] for rank, position in points.items()}
+    if operator.kind in (Kind.CONTRACTION, Kind.REDUCTION):
+        points = _inside(graph, operator, points)
     n_points = len(next(iter(points.values()))) if points else 1
     result = _function(operator, points, values, n_points)
     target = tuple(_position(index, points, n_points) for index in operator.output.indices)
@@ -66,11 +69,32 @@ def _evaluate(graph: Graph, operator: Operator, values: dict[str, Array], step: 
         output.reshape(-1)[_flat(target, output.shape, n_points)] = result
 
 
+def _inside(
+    graph: Graph, operator: Operator, points: dict[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.int64]]:
+    """The points whose reads lie in their tensors, or before the first step of a recurrence."""
+    n_points = len(next(iter(points.values()))) if points else 1
+    here = np.ones(n_points, dtype=bool)
+    for access in operator.inputs:
+        ranks = graph.tensor_by_name[access.tensor].ranks
+        for rank, index in zip(ranks, access.indices, strict=True):
+            position = _position(index, points, n_points)
+            here &= position < graph.size(rank)
+            if not operator.steps_back(access):
+                here &= position >= 0
+    return {rank: position[here] for rank, position in points.items()}
+
+
 def _function(
     operator: Operator, points: dict[str, NDArray[np.int64]], values: dict[str, Array], n_points: int
 ) -> Array:
     parameters = dict(operator.parameters)
     operands = []
+    if operator.kind is Kind.GATHER:
+        picked, table = operator.inputs
+        numbers = _read(picked, points, values, n_points, None).astype(np.int64)
+        where = [_position(index, points, n_points) if index.terms else numbers for index in table.indices]
+        return values[table.tensor][tuple(where)]
     for position, access in enumerate(operator.inputs):
         operands.append(_read(access, points, values, n_points, parameters.get(f"init_{position}")))
     if "left" in parameters:
@@ -100,7 +124,7 @@ def _read(
 def _position(index: Index, points: dict[str, NDArray[np.int64]], n_points: int) -> NDArray[np.int64]:
     found = np.full(n_points, index.offset)
     for term in index.terms:
-        found = found + term.coefficient * (points[term.rank] // term.divisor)
+        found = found + term.coefficient * ((points[term.rank] + term.shift) // term.divisor)
     return found
 
 

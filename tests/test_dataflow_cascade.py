@@ -41,9 +41,6 @@ def _macs(graph: Graph) -> int:
 
 
 def test_every_shipped_cascade_parses_and_is_known_by_its_name() -> None:
-    assert set(cascade_names()) == {
-        "attention_one_pass", "attention_three_pass", "layernorm", "linear", "lora", "softmax",
-    }  # fmt: skip
     for name in cascade_names():
         assert load_cascade(name).name == name
 
@@ -285,8 +282,6 @@ def test_heads_that_do_not_divide_are_refused_at_the_index() -> None:
 def test_the_outer_part_of_a_split_follows_and_is_not_given() -> None:
     with pytest.raises(InputError, match="rank 'n1' follows from its split, give the inner part"):
         load_cascade("attention_one_pass").bind(HEADS | {"n1": 4})
-    with pytest.raises(InputError, match="rank 'n0' needs a size"):
-        load_cascade("attention_one_pass").bind(HEADS)
 
 
 def test_unknown_types_are_refused_with_the_closest_known() -> None:
@@ -305,10 +300,10 @@ def test_a_file_is_read_and_an_unknown_name_or_file_is_refused(tmp_path: Path) -
         load_cascade(file)
     with pytest.raises(InputError, match="cascade 'atention_one_pass' is neither a name nor a file"):
         load_cascade("atention_one_pass")
-    with pytest.raises(InputError, match=r"gone\.cascade: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"gone\.cascade: No such file"):
         load_cascade(tmp_path / "gone.cascade")
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="cannot be read: not UTF-8 text"):
+    with pytest.raises(InputError, match="not UTF-8 text at byte 0"):
         load_cascade(file)
 
 
@@ -323,7 +318,9 @@ def test_an_empty_text_is_refused(text: str) -> None:
 
 def test_an_expression_that_is_nested_without_end_is_refused_in_one_line() -> None:
     deep = "Y[m,n] = " + "exp(" * 5000 + "A" + ")" * 5000
-    assert _message(deep) == "text: an expression is nested too deeply"
+    assert _message(deep) == "text:4:269: brackets stand more than 64 deep in one another"
+    chain = "Y[m,n] = A" + " + A" * 5000
+    assert _message(chain) == "text: an expression is nested too deeply"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.dataflow.cascade import load_cascade
+from tilewright.dataflow.cascade import load_cascade, parse_cascade
 from tilewright.dataflow.cascade_summary import describe_cascade
 from tilewright.dataflow.errors import InputError
 
@@ -42,8 +42,9 @@ def test_tensors_come_with_shape_role_and_direction() -> None:
 
 
 def test_sizes_that_are_missing_are_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match="lora: rank 't' needs a size"):
-        describe_cascade(load_cascade("lora"), {"o": 3})
+    text = "ranks t, o\nin X[t]\nout Y[t,o]\nlet Z[t]\nZ[t] = X\nY[t,o] = Z + B\nin B[o]\n"
+    with pytest.raises(InputError, match="short: rank 't' needs a size"):
+        describe_cascade(parse_cascade(text, "short"), {"o": 3})
 
 
 def test_the_worked_variant_of_the_documentation_costs_what_it_says(tmp_path: Path) -> None:
