@@ -249,7 +249,7 @@ class Names:
     def _compared(self, expr: Expr, place: Place) -> tuple[str, str, Expr]:
         """(n, m, shift) of the difference n - m + shift of two ranks."""
         found = self.affine(self._whole(expr), place)
-        ranks = {}
+        ranks: dict[Expr, list[str]] = {}
         for term in found.terms:
             if not isinstance(term, Term) or term.coefficient not in (ONE, Number(-1)):
                 ranks = {}
