@@ -93,13 +93,16 @@ def parse_cascade(text: str, name: str) -> Cascade:
 def load_cascade(name_or_path: str | Path) -> Cascade:
     """A cascade that comes with Tilewright, by name, or the one in a file (`*.cascade`).
 
-    Raises InputError for an unknown name (closest one named) or a file that cannot be read.
+    `name.cascade` is the file if there is one, else the shipped one of that name. Raises InputError for an
+    unknown name (closest one named) or a file that cannot be read.
     """
     stated = str(name_or_path)
     known = cascade_names()
     if stated in known:
         return _shipped(stated)
     path = Path(name_or_path)
+    if path.name == stated and path.suffix == ".cascade" and path.stem in known and not path.exists():
+        return _shipped(path.stem)
     if not path.is_file() and path.suffix != ".cascade" and "/" not in stated:
         raise InputError(
             f"cascade {stated!r} is neither a name nor a file{nearest(stated, list(known))};"

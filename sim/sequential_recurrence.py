@@ -15,11 +15,13 @@ def recurrences(graph: Graph, free: Collection[str], fused: bool) -> list[tuple[
     found = []
     serial = [op for op in graph.operators if op.serial_rank and op.name in free]
     while serial:
-        members = [serial.pop(0)]
-        for candidate in list(serial):
-            if candidate.serial_rank == members[0].serial_rank and _touch(members, candidate):
-                members.append(candidate)
-                serial.remove(candidate)
+        members, n_before = [serial.pop(0)], 0
+        while n_before < len(members):  # what a late member reads may stand before the first one
+            n_before = len(members)
+            for candidate in list(serial):
+                if candidate.serial_rank == members[0].serial_rank and _touch(members, candidate):
+                    members.append(candidate)
+                    serial.remove(candidate)
         if not is_convex(graph, members):
             continue
         if fused:

@@ -24,7 +24,9 @@ app.add_typer(cascade_app, name="cascade")
 # typer carries its own copy of click or imports it, by version; this is its base of usage errors.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-Model = Annotated[str, typer.Argument(help="preset, config.json or its folder, or a WORKLOAD.yaml")]
+Model = Annotated[
+    str, typer.Argument(help="preset, config.json or its folder, .onnx, .cascade, or a WORKLOAD.yaml")
+]
 Adapter = Annotated[
     str | None, typer.Option(help="preset (lora:r=16,targets=q+v), adapter_config.json or its folder")
 ]
@@ -38,7 +40,10 @@ DecoderSeq = Annotated[int | None, typer.Option(min=1, help="decoder tokens of a
 Image = Annotated[int | None, typer.Option(min=1, help="side of a square image in pixels")]
 Samples = Annotated[int | None, typer.Option(min=1, help="samples of sound")]
 OutputTokens = Annotated[int | None, typer.Option(min=1, help="tokens to generate, for phase generate")]
-Dims = Annotated[list[str] | None, typer.Option("--dim", help="symbolic dimension of an ONNX file, NAME=n")]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option("--dim", help="symbolic dimension of an ONNX file or rank of a cascade, NAME=n"),
+]
 Cache = Annotated[int | None, typer.Option(min=0, help="tokens in the KV cache before the step")]
 Lowering = Annotated[
     str | None, typer.Option(help="reference (as executed) or hardware (factored, masked tiles skipped)")

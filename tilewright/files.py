@@ -112,7 +112,7 @@ class WorkloadFile(_File):
     image: Annotated[int, Field(gt=0, le=2**14)] | None = None
     samples: Annotated[int, Field(gt=0, le=2**26)] | None = None
     output_tokens: Annotated[int, Field(gt=0, le=2**20)] | None = None
-    dims: dict[str, Annotated[int, Field(gt=0, le=2**31)]] | None = None
+    dims: dict[str, Annotated[int | float, Field(ge=-(2**31), le=2**31)]] | None = None
     precision: Precision = Precision()
     lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None

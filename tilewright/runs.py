@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,14 +227,17 @@ def _settings(settings: list[str] | None) -> "dict[str, Value]":
     return found
 
 
-def dimensions(settings: list[str] | None) -> dict[str, int] | None:
-    """Sizes of symbolic dimensions from NAME=n settings; None if there are none."""
-    found: dict[str, int] = {}
+def dimensions(settings: list[str] | None) -> dict[str, int | float] | None:
+    """Sizes of symbolic dimensions, ranks and a cascade's numbers from NAME=n settings; None if there are none."""
+    found: dict[str, int | float] = {}
     for setting in settings or []:
         name, _, text = setting.partition("=")
-        if not name or not text.isdecimal() or len(text) > 10:
+        value = scalar(text) if len(text) <= 32 else None
+        if not name or isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise InputError(f"--dim takes NAME=n, got {setting!r}")
-        found[name] = int(text)
+        if name in found:
+            raise InputError(f"--dim gives {name!r} twice")
+        found[name] = value
     return found or None
 
 

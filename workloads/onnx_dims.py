@@ -36,7 +36,7 @@ class OnnxTerms:
     decoder_seq: int | None = None
     cache: int | None = None
     image: int | None = None
-    dims: Mapping[str, int] | None = None
+    dims: Mapping[str, int | float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,18 @@ class _Binder:
     def __init__(self, model: OnnxModel, terms: OnnxTerms) -> None:
         self._source = model.source
         self._terms = terms
-        self._dims = dict(terms.dims or {})
+        self._dims: dict[str, int] = {}
         self.unbound: list[str] = []
         self.used: set[str] = set()
         known = sorted({name for value in model.inputs for name in self._names(value)})
-        for name, size in self._dims.items():
+        for name, size in (terms.dims or {}).items():
             if name not in known:
                 raise InputError(
                     f"{self._source}: dims: no dimension is named {shown(name)}{nearest(name, known)};"
                     f" named: {', '.join(known) or 'none'}"
                 )
             _check(f"dims: {name}", size, 0)
+            self._dims[name] = int(size)
 
     def _names(self, value: GraphInput) -> list[str]:
         """The symbols of an input, those inside sums too."""

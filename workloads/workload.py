@@ -103,13 +103,14 @@ def load_workload(
     adapter_mode: str = "unmerged",
     attention: str | None = None,
     name: str | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | float] | None = None,
 ) -> Workload:
     """The workload of one phase of a model.
 
-    model: a preset, a config.json or its folder, or an .onnx file, whose symbolic dimensions `dims` binds
-    besides the sizes of the run. adapter: a preset, an adapter_config.json or its
-    folder; "unmerged" it runs beside the weights, "merged" it is folded into them, "none" leaves it out
+    model: a preset, a config.json or its folder, an .onnx file, whose symbolic dimensions `dims` binds
+    besides the sizes of the run, or a .cascade, whose ranks and numbers it binds. adapter: a preset, an
+    adapter_config.json or its folder; "unmerged" it runs beside the weights, "merged" it is folded into
+    them, "none" leaves it out
     but for the task that it states. `seq` is the tokens computed per sequence (512 in prefill, 1 in
     decode where not stated), `cache` those that are held before. An encoder-decoder takes the encoder's
     tokens as `seq` and the decoder's as `decoder_seq` (128 in prefill, 1 in decode), one of sound the
@@ -119,6 +120,13 @@ def load_workload(
     "last" in the hardware's lowering of a decoder and else "all" where not stated.
     Raises InputError for anything wrong in the files or the terms.
     """
+    if str(model).lower().endswith(".cascade"):
+        stated_terms = {
+            "adapter": adapter, "batch": batch if batch != 1 else None, "seq": seq, "decoder_seq": decoder_seq,
+            "cache": cache, "image": image, "samples": samples, "output_tokens": output_tokens,
+            "logits": logits, "attention": attention,
+        }  # fmt: skip
+        return _from_cascade(str(model), dims, Precision.of(precision), phase, lowering, stated_terms, name)
     if phase == "generate":
         return _generated(
             model, output_tokens, cache, adapter=adapter, batch=batch, seq=seq, decoder_seq=decoder_seq,
@@ -132,7 +140,7 @@ def load_workload(
         onnx_terms = _Terms(phase, lowering, logits, attention or "three_pass")
         return _from_onnx(Path(model), onnx_terms, onnx_sizes, precision, adapter, name, dims)
     if dims:
-        raise InputError(f"dims bind dimensions of an .onnx file, {str(model)!r} is none")
+        raise InputError(f"dims bind dimensions of an .onnx file, {str(model)!r} is none, and no .cascade")
     values, source, model_name = _model_values(model)
     model_type, family = family_of(values, source)
     stated = _read_adapter(adapter)
@@ -159,6 +167,22 @@ def load_workload(
     return Workload(label, model_type, run, str(adapter or ""), mode, network, parameters)
 
 
+def _from_cascade(
+    model: str,
+    dims: Mapping[str, int | float] | None,
+    precision: Precision,
+    phase: str,
+    lowering: str,
+    refused: Mapping[str, object],
+    name: str | None,
+) -> Workload:
+    """The workload of a cascade; what parses one is imported only for one."""
+    from tilewright.workloads.cascade_workload import load_cascade_workload
+
+    label, run, network, parameters = load_cascade_workload(model, dims, precision, phase, lowering, refused)
+    return Workload(name or label, "cascade", run, "", "none", network, parameters)
+
+
 def _from_onnx(
     file: Path,
     terms: "_Terms",
@@ -166,7 +190,7 @@ def _from_onnx(
     precision: Precision | Mapping[str, str] | None,
     adapter: str | Path | None,
     name: str | None,
-    dims: Mapping[str, int] | None,
+    dims: Mapping[str, int | float] | None,
 ) -> Workload:
     """The workload of an ONNX file; what reads such files is imported only for one."""
     from tilewright.workloads.onnx_dims import OnnxTerms
