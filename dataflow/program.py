@@ -96,12 +96,25 @@ class Direction(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a full tile keeps its channel and the memory, in cycles, latency apart.
+
+    For a schedule that knows what run lengths do not tell (a cache in front of the memory, how requests are
+    split). A smaller last tile takes its share by elements.
+    """
+
+    channel_cycles: float
+    memory_cycles: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """Move one tile of `tensor` between DRAM and the chip.
 
     `tile`: (rank, elements) of a full tile, in the tensor's storage order, outermost first.
     `run_elements`: contiguous elements of a full tile's innermost run in DRAM (packed tiles: all).
-    `random` marks data-dependent rows, which the DRAM model serves as scattered bursts.
+    `random` marks data-dependent rows, which the DRAM model serves as scattered bursts. `pace` replaces what
+    the memory model would say of the tile.
     """
 
     direction: Direction
@@ -110,6 +123,7 @@ class Transfer:
     element_bits: int
     run_elements: int
     random: bool = False
+    pace: Pace | None = None
 
 
 class Unit(StrEnum):

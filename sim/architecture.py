@@ -7,12 +7,28 @@ from typing import Literal, TypeVar
 
 Stationarity = Literal["output", "weight", "input"]
 Arithmetic = Literal["mac", "packed_mac", "ternary_add", "shift_add", "lookup", "analog"]
+Discipline = Literal["systolic", "preloaded", "thread_blocks"]
 MemoryKind = Literal["register", "lutram", "bram", "uram", "sram"]
 
 
 @dataclass(frozen=True, slots=True)
+class BlockTile:
+    """A tile of outputs that one streaming multiprocessor computes; `efficiency` is its share of the peak."""
+
+    rows: int
+    cols: int
+    efficiency: float
+
+
+@dataclass(frozen=True, slots=True)
 class MatrixArray:
-    """`count` arrays of rows x cols PEs that work on one leaf together (split along n, then m)."""
+    """`count` arrays of rows x cols PEs that work on one leaf together (split along n, then m).
+
+    `discipline` says how a leaf runs: through our own skewed array ("systolic"), with weights preloaded under
+    the block before ("preloaded", `sim.preloaded_array`), or as tiles of outputs that `count` multiprocessors
+    take in waves ("thread_blocks", `sim.thread_blocks`), for which `block_tiles` are those to choose from and
+    `efficiency` is the share of the peak that a full wave reaches.
+    """
 
     name: str
     rows: int
@@ -24,6 +40,10 @@ class MatrixArray:
     count: int = 1
     drain_overlap: bool = False  # drain of one tile under the fill of the next
     clock_mhz: float | None = None  # None: the architecture's clock
+    pe_cycles: tuple[int, int] = (0, 1)  # a product before its addition, an addition (`sim.arrays`)
+    discipline: Discipline = "systolic"
+    block_tiles: tuple[BlockTile, ...] = ()
+    efficiency: float = 1.0
 
     @property
     def macs_per_cycle(self) -> int:
@@ -81,12 +101,25 @@ class Noc:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryRate:
+    """A memory by two figures in place of a bank model, in cycles of the architecture's clock."""
+
+    bytes_per_cycle: float  # the peak
+    latency_cycles: int
+    efficiency: float = 1.0  # share of the peak that streams reach
+
+
+@dataclass(frozen=True, slots=True)
 class Dram:
-    """`channels` channels of the memory configuration `config` (a name that `sim.memory` knows)."""
+    """`channels` channels of the memory configuration `config` (a name that `sim.memory` knows).
+
+    With `rate` they are served at that rate, and `config` only names the standard.
+    """
 
     name: str
     config: str
     channels: int
+    rate: MemoryRate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Protocol
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.program import Compute, Direction, Loop, Nest, Port, Program, Transfer, Unit
-from tilewright.sim import arrays, vector
+from tilewright.sim import arrays, preloaded_array, thread_blocks, vector
 from tilewright.sim.architecture import (
     Architecture,
     BufferMemory,
@@ -115,7 +115,7 @@ class LeafPricer:
             return self._transfer_cost(nest, leaf, component, tile)
         if isinstance(component, MatrixArray):
             m, n, k, batch = matrix_sizes(leaf, tile)
-            cycles = arrays.leaf_cycles(component, m, n, k, batch)
+            cycles = matrix_cycles(component, leaf, tile)
             streams = [batch * elements for elements in arrays.streamed_elements(component, m, n, k)]
             begins = not any(reduced_ranks(nest, port) in begun for port in nest.writes[:1])
             traffic = _matrix_traffic(nest, streams, batch * m * n, begins)
@@ -132,6 +132,12 @@ class LeafPricer:
 
     def _transfer_cost(self, nest: Nest, leaf: Transfer, dma: Dma, tile: Mapping[str, int]) -> LeafCost:
         """A channel keeps `max_outstanding` bursts in flight, so it pays the latency once per such window."""
+        if leaf.pace is not None:
+            share = prod(tile.values()) / prod(elements for _, elements in leaf.tile)
+            stream = ceil(leaf.pace.channel_cycles * share)
+            service = max(1, ceil(leaf.pace.memory_cycles * share))
+            own = dma.setup_cycles + self.memory.latency_cycles + stream
+            return LeafCost(own, service, dma.setup_cycles)
         n_bytes = -(-prod(tile.values()) * leaf.element_bits // 8)
         run_bytes = -(-_run_elements(leaf, tile) * leaf.element_bits // 8)
         n_bursts = -(-n_bytes // run_bytes) * -(-run_bytes // dma.burst_bytes)
@@ -182,6 +188,19 @@ def matrix_sizes(leaf: Compute, tile: Mapping[str, int]) -> tuple[int, int, int,
     groups = (leaf.m_ranks, leaf.n_ranks, leaf.k_ranks, leaf.batch_ranks)
     m, n, k, batch = (prod(tile[rank] for rank in group) for group in groups)
     return m, n, k, batch
+
+
+def matrix_cycles(array: MatrixArray, leaf: Compute, tile: Mapping[str, int]) -> int:
+    """Cycles of a matrix leaf over `tile` in the array's own clock, by the array's discipline."""
+    m, n, k, batch = matrix_sizes(leaf, tile)
+    if array.discipline == "preloaded":
+        groups = (leaf.m_ranks, leaf.n_ranks, leaf.k_ranks)
+        return batch * preloaded_array.leaf_cycles(
+            array, *(tuple(tile[rank] for rank in group) for group in groups)
+        )
+    if array.discipline == "thread_blocks":
+        return thread_blocks.leaf_cycles(array, m, n, k, batch)
+    return arrays.leaf_cycles(array, m, n, k, batch)
 
 
 def _matrix_traffic(

@@ -20,7 +20,7 @@ from tilewright.sim.energy import nest_pj, price
 from tilewright.sim.engine import EngineError, Timing, compile_program, run
 from tilewright.sim.mapper_machine import machine_of
 from tilewright.sim.mapping import OBJECTIVES
-from tilewright.sim.memory import service_table
+from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
 from tilewright.sim.technology import resolve_table, tables_used
 from tilewright.sim.template import Template, template_named
@@ -151,7 +151,7 @@ def run_layer(
     """
     scheduler: Template = _template(template)
     (dram,) = architecture.of_kind(Dram)
-    memory = service_table(dram.config, dram.channels, architecture.clock_mhz)
+    memory = memory_of(dram, architecture.clock_mhz)
     try:
         program = scheduler.schedule(graph, architecture, objective)
         timing = run(compile_program(program, architecture, memory))

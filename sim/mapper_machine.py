@@ -19,7 +19,7 @@ from tilewright.sim.device import device_named
 from tilewright.sim.energy import price_book
 from tilewright.sim.engine_leaf import MemoryService
 from tilewright.sim.mapper_kernel import STATIONARITY_CODE
-from tilewright.sim.memory import service_table
+from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.technology import resolve_table
 
 C = TypeVar("C", bound=Component)
@@ -75,7 +75,7 @@ def machine_of(architecture: Architecture) -> Machine:
     if len(drams) != 1:
         raise InputError(f"architecture {architecture.name!r} must have 1 dram component, has {len(drams)}")
     dram = drams[0]
-    table = service_table(dram.config, dram.channels, architecture.clock_mhz)
+    table = memory_of(dram, architecture.clock_mhz)
     array_scale = architecture.clock_mhz / architecture.clock_of(by_slot["array"])
     vector_scale = architecture.clock_mhz / architecture.clock_of(by_slot["vector"])
     rates = (table.peak_bytes_per_cycle, table.latency_cycles, array_scale, vector_scale)

@@ -36,9 +36,14 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The parameters of a template, in a fixed order."""
+    """The parameters of a template, in a fixed order.
+
+    `constants` are figures of its model that were fitted to measurements: they may be stated like parameters,
+    but are nothing that a search chooses.
+    """
 
     parameters: tuple[Parameter, ...]
+    constants: tuple[Parameter, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,7 +57,7 @@ class Space:
         return total
 
     def defaults(self) -> dict[str, Value]:
-        return {parameter.name: parameter.default for parameter in self.parameters}
+        return {parameter.name: parameter.default for parameter in (*self.parameters, *self.constants)}
 
     def complete(self, stated: Mapping[str, Value]) -> dict[str, Value]:
         """`stated` with defaults for the rest, in the space's order.
@@ -60,10 +65,12 @@ class Space:
         A category must be one of its values; a size may lie between its smallest and largest value.
         Raises InputError for an unknown name (closest one named) or a value outside.
         """
+        every = (*self.parameters, *self.constants)
+        known = tuple(parameter.name for parameter in every)
         for name in stated:
-            if name not in self.names:
-                raise InputError(f"parameter {name!r} is unknown{nearest(name, self.names)}")
-        for parameter in self.parameters:
+            if name not in known:
+                raise InputError(f"parameter {name!r} is unknown{nearest(name, known)}")
+        for parameter in every:
             if parameter.name in stated:
                 parameter.check(stated[parameter.name])
         return self.defaults() | dict(stated)

@@ -68,12 +68,12 @@ class Run:
     def write_trace(self, file: Path) -> None:
         """Write a Chrome/Perfetto timeline: one process for each layer class, a track for each component."""
         from tilewright.sim.engine import compile_program
-        from tilewright.sim.memory import service_table
+        from tilewright.sim.rated_memory import memory_of
         from tilewright.sim.timeline import write_timeline
 
         architecture = self.built()
         (dram,) = architecture.of_kind(Dram)
-        memory = service_table(dram.config, dram.channels, architecture.clock_mhz)
+        memory = memory_of(dram, architecture.clock_mhz)
         template = template_named(self.design.template)
         layers = []
         for layer in self.workload.network:
