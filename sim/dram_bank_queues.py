@@ -9,8 +9,9 @@ from typing import Any
 
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import dram_state as at
-from tilewright.sim.dram_frfcfs import record_done, write_log
-from tilewright.sim.dram_queue import release, waits
+from tilewright.sim.dram_log import record_done, write_log
+from tilewright.sim.dram_queue import link, release, take_node, unlink, waits
+from tilewright.sim.dram_refresh import apply_bank_refresh, note_refresh
 from tilewright.sim.dram_rules import apply_rules, note_activate
 from tilewright.sim.dram_timing import ACT, PRE, RD, RDA, REF, WR
 
@@ -56,36 +57,9 @@ def _joins(m: Any, out: Any, p: int, b: int, kind: int, tag: int, now: int) -> b
 
 
 @kernel
-def _link(m: Any, head: int, tail: int, b: int, i: int) -> None:
-    """Put node `i` at the end of the list of bank `b` whose ends are in the rows `head` and `tail`."""
-    last = m[tail, b]
-    m[at.PREVIOUS, i] = last
-    m[at.NEXT, i] = -1
-    m[tail, b] = i
-    if last < 0:
-        m[head, b] = i
-    else:
-        m[at.NEXT, last] = i
-
-
-@kernel
-def _unlink(m: Any, head: int, tail: int, b: int, i: int) -> None:
-    before = m[at.PREVIOUS, i]
-    after = m[at.NEXT, i]
-    if before < 0:
-        m[head, b] = after
-    else:
-        m[at.NEXT, before] = after
-    if after < 0:
-        m[tail, b] = before
-    else:
-        m[at.PREVIOUS, after] = before
-
-
-@kernel
 def _offer(m: Any, out: Any, requests: Any, offer_tick: Any) -> None:
     """Accept requests in their order until one has to wait. requests: (4, n), bank, row, tag, is write."""
-    n = requests.shape[1]
+    n = m[at.SCALAR, at.END]
     now = m[at.SCALAR, at.CLOCK]
     p = m[at.SCALAR, at.POSITION]
     while p < n:
@@ -108,19 +82,10 @@ def _offer(m: Any, out: Any, requests: Any, offer_tick: Any) -> None:
                 m[at.SCALAR, at.NEXT_OFFER] = now + 2 - kind
             p += 1
             continue
-        i = m[at.SCALAR, at.FREE]
-        m[at.SCALAR, at.FREE] = m[at.NEXT, i]
-        m[at.SEQ, i] = m[at.SCALAR, at.NEXT_SEQ]
-        m[at.ARRIVED, i] = now
-        m[at.ROW, i] = requests[1, p]
-        m[at.TAG, i] = tag
-        m[at.ORIGIN, i] = p
-        m[at.KIND, i] = kind
+        i = take_node(m, requests, p, now)
         m[at.MERGED, i] = 0
         m[at.MERGED_SUM, i] = 0
-        _link(m, at.HEAD + kind, at.TAIL + kind, b, i)
-        m[at.SCALAR, at.NEXT_SEQ] += 1
-        m[at.SCALAR, at.N_READS + kind] += 1
+        link(m, at.HEAD + kind, at.TAIL + kind, b, i)
         p += 1
     m[at.SCALAR, at.POSITION] = p
 
@@ -137,16 +102,20 @@ def _blocked_by_read(m: Any, b: int, i: int) -> bool:
 
 
 @kernel
-def _may_close(m: Any, b: int) -> bool:
-    """Whether a miss at the head of bank `b` may close its row: no hits wait, or enough were served."""
-    if m[at.COLUMNS, b] >= m[at.FIXED, at.COLUMN_CAP]:
-        return True
+def _row_is_wanted(m: Any, b: int) -> bool:
+    """Whether a command in the queue of bank `b` hits its open row."""
     i = m[at.COMMAND_HEAD, b]
     while i >= 0:
         if m[at.ROW, i] == m[at.OPEN_ROW, b]:
-            return False
+            return True
         i = m[at.NEXT, i]
-    return True
+    return False
+
+
+@kernel
+def _may_close(m: Any, b: int) -> bool:
+    """Whether a miss at the head of bank `b` may close its row: no hits wait, or enough were served."""
+    return m[at.COLUMNS, b] >= m[at.FIXED, at.COLUMN_CAP] or not _row_is_wanted(m, b)
 
 
 @kernel
@@ -182,8 +151,16 @@ def _first_ready(m: Any, b: int, now: int) -> int:
 
 
 @kernel
-def _next_command(m: Any, held_rank: int, now: int) -> int:
-    """The next bank in round robin with a ready command, -1 for none; `held_rank` waits for its refresh."""
+def _held(m: Any, b: int, unit: int) -> bool:
+    """Whether bank `b` belongs to what is due for refresh: set `unit` % REFRESH_SETS of a rank."""
+    sets = m[at.FIXED, at.REFRESH_SETS]
+    own = (b >> m[at.FIXED, at.RANK_SHIFT]) * sets + (b & (sets - 1))
+    return unit >= 0 and bool(own == unit)
+
+
+@kernel
+def _next_command(m: Any, held: int, now: int) -> int:
+    """The next bank in round robin with a ready command, -1 for none; the banks of `held` wait."""
     n = m[at.FIXED, at.N_BANKS]
     b = m[at.SCALAR, at.LAST_QUEUE]
     for _ in range(n):
@@ -192,7 +169,7 @@ def _next_command(m: Any, held_rank: int, now: int) -> int:
             b = 0
         if m[at.COMMAND_HEAD, b] < 0 or m[at.BANK_WAKE, b] > now:
             continue
-        if held_rank >= 0 and b >> m[at.FIXED, at.RANK_SHIFT] == held_rank:
+        if _held(m, b, held):
             continue
         if _first_ready(m, b, now) >= 0:
             m[at.SCALAR, at.LAST_QUEUE] = b
@@ -207,22 +184,21 @@ def _issue(m: Any, out: Any, b: int, i: int, now: int) -> bool:
     if m[at.OPEN_ROW, b] < 0:
         m[at.OPEN_ROW, b] = m[at.ROW, i]
         m[at.COLUMNS, b] = 0
+        m[at.LAST_USE, b] = now
         m[at.SCALAR, at.N_ACTIVATES] += 1
         apply_rules(m, ACT, b, now)
         note_activate(m, b, now)
         write_log(m, out, ACT, b, m[at.ROW, i], now)
         return False
     if m[at.ROW, i] != m[at.OPEN_ROW, b]:
-        m[at.OPEN_ROW, b] = -1
-        m[at.COLUMNS, b] = 0
-        apply_rules(m, PRE, b, now)
-        write_log(m, out, PRE, b, -1, now)
+        _close(m, out, b, now)
         return False
     kind = m[at.KIND, i]
     command = RD + kind
     if m[at.COLUMNS, b] > 0:
         m[at.SCALAR, at.N_HITS] += 1
     m[at.COLUMNS, b] += 1
+    m[at.LAST_USE, b] = now
     if m[at.FIXED, at.CLOSED] != 0:
         command = RDA + kind
         m[at.OPEN_ROW, b] = -1
@@ -247,40 +223,75 @@ def _retire(m: Any, out: Any, b: int, i: int, kind: int, now: int) -> None:
         out[at.HISTOGRAM, min(mean, at.LATENCY_BINS - 1)] += joined
     if m[at.FIXED, at.LOAD] == at.SINGLE and kind == 0:
         m[at.SCALAR, at.NEXT_OFFER] = end + 1
-    _unlink(m, at.COMMAND_HEAD, at.COMMAND_TAIL, b, i)
+    unlink(m, at.COMMAND_HEAD, at.COMMAND_TAIL, b, i)
     m[at.QUEUED, b] -= 1
     m[at.SCALAR, at.N_COMMANDS] -= 1
     release(m, i)
 
 
 @kernel
-def _refresh_step(m: Any, out: Any, held_rank: int, now: int) -> bool:
-    """Close one bank of the rank that is due, or refresh it; True when a command has issued."""
+def _close(m: Any, out: Any, b: int, now: int) -> None:
+    """Issue the PRE of bank `b`."""
+    m[at.OPEN_ROW, b] = -1
+    m[at.COLUMNS, b] = 0
+    m[at.BANK_WAKE, b] = 0
+    apply_rules(m, PRE, b, now)
+    write_log(m, out, PRE, b, -1, now)
+
+
+@kernel
+def _refresh_step(m: Any, out: Any, held: int, now: int) -> bool:
+    """Close one bank of the set that is due, or refresh it; True when a command has issued."""
     size = m[at.FIXED, at.BANKS_PER_RANK]
+    sets = m[at.FIXED, at.REFRESH_SETS]
+    rank = held // sets
+    first, end = rank * size + held % sets, (rank + 1) * size
     n_open = 0
-    for b in range(held_rank * size, held_rank * size + size):
+    for b in range(first, end, sets):
         if m[at.OPEN_ROW, b] < 0:
             continue
         n_open += 1
         ready = m[at.READY + PRE, b]
         if ready <= now:
-            m[at.OPEN_ROW, b] = -1
-            m[at.COLUMNS, b] = 0
-            m[at.BANK_WAKE, b] = 0
-            apply_rules(m, PRE, b, now)
-            write_log(m, out, PRE, b, -1, now)
+            _close(m, out, b, now)
             return True
         m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], ready)
     if n_open > 0:
         return False
-    if m[at.READY_REF, held_rank] > now:
-        m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], m[at.READY_REF, held_rank])
+    ready = m[at.READY_REF, rank]
+    if sets > 1:
+        ready = now
+        for b in range(first, end, sets):
+            ready = max(ready, m[at.READY_REFB, b])
+    if ready > now:
+        m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], ready)
         return False
-    apply_rules(m, REF, held_rank * size, now)
-    write_log(m, out, REF, held_rank * size, -1, now)
-    m[at.SCALAR, at.N_REFRESHES] += 1
+    if sets > 1:
+        apply_bank_refresh(m, out, first, end, now)
+    else:
+        apply_rules(m, REF, first, now)
+        write_log(m, out, REF, first, -1, now)
+        note_refresh(m)
     m[at.SCALAR, at.PENDING_HEAD] = (m[at.SCALAR, at.PENDING_HEAD] + 1) % m.shape[1]
     m[at.SCALAR, at.N_PENDING] -= 1
+    return True
+
+
+@kernel
+def _close_idle(m: Any, out: Any, now: int) -> bool:
+    """Timeout pages: close the row that has been idle longest past its time; True when a PRE has issued."""
+    best = -1
+    for b in range(m[at.FIXED, at.N_BANKS]):
+        if m[at.OPEN_ROW, b] < 0 or _row_is_wanted(m, b):
+            continue
+        ready = max(m[at.LAST_USE, b] + m[at.FIXED, at.TIMEOUT], m[at.READY + PRE, b])
+        if ready > now:
+            m[at.SCALAR, at.WAKE] = min(m[at.SCALAR, at.WAKE], ready)
+        elif best < 0 or m[at.LAST_USE, b] < m[at.LAST_USE, best]:
+            best = b
+    if best < 0:
+        return False
+    _close(m, out, best, now)
     return True
 
 
@@ -321,9 +332,9 @@ def _dispatch(m: Any) -> bool:
     if best < 0:
         return False
     i = m[at.HEAD + kind, best]
-    _unlink(m, at.HEAD + kind, at.TAIL + kind, best, i)
+    unlink(m, at.HEAD + kind, at.TAIL + kind, best, i)
     m[at.SCALAR, at.N_READS + kind] -= 1
-    _link(m, at.COMMAND_HEAD, at.COMMAND_TAIL, best, i)
+    link(m, at.COMMAND_HEAD, at.COMMAND_TAIL, best, i)
     m[at.QUEUED, best] += 1
     m[at.SCALAR, at.N_COMMANDS] += 1
     m[at.BANK_WAKE, best] = 0
@@ -338,21 +349,24 @@ def _tick(m: Any, out: Any) -> bool:
         entry = (m[at.SCALAR, at.PENDING_HEAD] + m[at.SCALAR, at.N_PENDING]) % m.shape[1]
         m[at.PENDING, entry] = m[at.SCALAR, at.NEXT_RANK]
         m[at.SCALAR, at.N_PENDING] += 1
-        m[at.SCALAR, at.NEXT_RANK] = (m[at.SCALAR, at.NEXT_RANK] + 1) % m[at.FIXED, at.N_RANKS]
+        n_units = m[at.FIXED, at.N_RANKS] * m[at.FIXED, at.REFRESH_SETS]
+        m[at.SCALAR, at.NEXT_RANK] = (m[at.SCALAR, at.NEXT_RANK] + 1) % n_units
         m[at.SCALAR, at.NEXT_REFRESH] += m[at.FIXED, at.REFRESH_INTERVAL]
-    held_rank = -1
+    held = -1
     moved = False
     column = False
     if m[at.SCALAR, at.N_PENDING] > 0:
-        held_rank = m[at.PENDING, m[at.SCALAR, at.PENDING_HEAD]]
-        moved = _refresh_step(m, out, held_rank, now)
+        held = m[at.PENDING, m[at.SCALAR, at.PENDING_HEAD]]
+        moved = _refresh_step(m, out, held, now)
     if not moved:
-        b = _next_command(m, held_rank, now)
+        b = _next_command(m, held, now)
         if b >= 0:
             column = _issue(m, out, b, _first_ready(m, b, now), now)
             moved = True
-    if moved and m[at.FIXED, at.DUAL] != 0:
-        b = _next_command(m, held_rank, now)
+    if not moved and m[at.FIXED, at.TIMEOUT] != 0:
+        moved = _close_idle(m, out, now)
+    elif moved and m[at.FIXED, at.DUAL] != 0:
+        b = _next_command(m, held, now)
         if b >= 0:
             i = _first_ready(m, b, now)
             second_column = m[at.OPEN_ROW, b] >= 0 and m[at.ROW, i] == m[at.OPEN_ROW, b]
@@ -367,10 +381,9 @@ def run_bank_queues(m: Any, out: Any, requests: Any, offer_tick: Any, drain: boo
 
     Up to 8 writes at the end never leave the buffer; with `drain` the run ends when only they are left.
     """
-    n = requests.shape[1]
     while True:
         _offer(m, out, requests, offer_tick)
-        if m[at.SCALAR, at.POSITION] == n:
+        if m[at.SCALAR, at.POSITION] == m[at.SCALAR, at.END]:
             left = m[at.SCALAR, at.N_READS] + m[at.SCALAR, at.N_COMMANDS] + m[at.SCALAR, at.DRAIN_LEFT]
             if not drain or (left == 0 and m[at.SCALAR, at.N_WRITES] <= _WRITES_LEFT_ALONE):
                 return
@@ -380,7 +393,7 @@ def run_bank_queues(m: Any, out: Any, requests: Any, offer_tick: Any, drain: boo
             for b in range(m[at.FIXED, at.N_BANKS]):
                 if m[at.COMMAND_HEAD, b] >= 0:
                     wake = min(wake, m[at.BANK_WAKE, b])
-            if m[at.SCALAR, at.POSITION] < n and m[at.FIXED, at.LOAD] != at.SATURATE:
+            if m[at.SCALAR, at.POSITION] < m[at.SCALAR, at.END] and m[at.FIXED, at.LOAD] != at.SATURATE:
                 wake = min(wake, m[at.SCALAR, at.NEXT_OFFER])
             m[at.SCALAR, at.CLOCK] = max(m[at.SCALAR, at.CLOCK], wake - 1)
         m[at.SCALAR, at.CLOCK] += 1

@@ -40,7 +40,7 @@ def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
     o, c = config.organisation, config.controller
     ticks = config.ticks_per_cycle
     staggered = c.policy == "bank_queues"
-    interval = config.refresh_interval_cycles // (o.ranks if staggered else 1)
+    interval = config.refresh_interval_cycles // (config.refresh_sets * (o.ranks if staggered else 1))
     values = {
         at.N_BANKS: o.banks_per_channel,
         at.N_RANKS: o.ranks,
@@ -63,6 +63,8 @@ def _fixed(config: DramConfig, load: int, four_activate: int) -> dict[int, int]:
         at.LOAD: load,
         at.BANK_QUEUE: c.bank_queue,
         at.CLOSED: int(c.page_policy == "closed"),
+        at.TIMEOUT: c.page_timeout_cycles * ticks if c.page_policy == "timeout" else 0,
+        at.REFRESH_SETS: config.refresh_sets,
     }
     if config.clocking is not None:
         values |= {
@@ -106,9 +108,13 @@ def _kernel_of(fixed: Table) -> Callable[..., None]:
     return run_two_buses if fixed[at.DUAL] else run_one_bus
 
 
-def run(channel: Channel, requests: Requests, drain: bool) -> None:
-    """Serve `requests` from the state at hand on; with `drain` until the last one is done."""
-    channel.table[at.SCALAR, at.POSITION] = 0
+def run(channel: Channel, requests: Requests, drain: bool, begin: int = 0) -> None:
+    """Serve `requests` from number `begin` on from the state at hand; with `drain` until the last one is done.
+
+    Where LOOK_PERIOD of the table is set it may stop sooner, after a refresh; POSITION says where.
+    """
+    channel.table[at.SCALAR, at.POSITION] = begin
+    channel.table[at.SCALAR, at.END] = requests.table.shape[1]
     _kernel_of(channel.table[at.FIXED])(channel.table, channel.out, *requests, drain)
 
 

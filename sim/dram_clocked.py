@@ -13,10 +13,8 @@ from tilewright.sim.dram_frfcfs import (
     choose_mode,
     end_tick,
     issue_column,
-    issue_row,
-    maintain,
-    open_row,
 )
+from tilewright.sim.dram_rows import close_idle, issue_row, maintain, open_row, refresh_step
 
 
 @kernel
@@ -63,6 +61,8 @@ def _tick_clocked_bus(m: Any, out: Any) -> bool:
     if m[at.SCALAR, at.N_PENDING] > 0:
         if maintain(m, out):
             return True
+    elif m[at.SCALAR, at.N_DUE] > 0 and refresh_step(m, out):
+        return True
     else:
         kind = choose_mode(m)
         b = best_column(m, kind, now)
@@ -76,7 +76,7 @@ def _tick_clocked_bus(m: Any, out: Any) -> bool:
     if m[at.SCALAR, at.ACTIVATING] >= 0:
         _second_activate(m)
         return True
-    return False
+    return m[at.FIXED, at.TIMEOUT] != 0 and close_idle(m, out)
 
 
 @kernel
@@ -84,4 +84,4 @@ def run_clocked_bus(m: Any, out: Any, requests: Any, offer_tick: Any, drain: boo
     """As `run_two_buses` of the first-ready controller, on this bus."""
     while not accept(m, out, requests, offer_tick, drain):
         begin_tick(m)
-        end_tick(m, _tick_clocked_bus(m, out), requests.shape[1])
+        end_tick(m, _tick_clocked_bus(m, out))

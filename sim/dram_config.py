@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.sim.dram_timing import Constraint, derive_constraints
+from tilewright.sim.dram_timing import (
+    BankRefresh,
+    Constraint,
+    bank_refresh_constraints,
+    derive_constraints,
+)
 
 _DATA_FILE = Path(__file__).parent / "data" / "dram.json"
 STANDARDS = ("HBM2", "HBM2e", "HBM3", "DDR4", "DDR5", "LPDDR4", "LPDDR5", "GDDR6")
@@ -126,12 +131,13 @@ class Controller:
     of commands per bank served round robin behind a read queue and a write buffer.
     `column_cap`: column accesses after which a row is closed (frfcfs, closed page; 0: never) or may be
     closed over waiting hits (bank_queues). Without `reorder` (frfcfs) column commands of the kind that is
-    being served keep the order of arrival, and rows are opened ahead of them.
+    being served keep the order of arrival, and rows are opened ahead of them. Timeout pages: a row that nobody
+    waits for is closed `page_timeout_cycles` after its last use, when no other row command wants the bus.
     """
 
     policy: Literal["frfcfs", "bank_queues"]
     row_hit_protection: bool
-    page_policy: Literal["open", "closed"]
+    page_policy: Literal["open", "closed", "timeout"]
     read_queue: int
     write_queue: int
     write_high_fraction: float
@@ -139,9 +145,13 @@ class Controller:
     bank_queue: int
     column_cap: int
     reorder: bool = True
+    page_timeout_cycles: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("policy", ("frfcfs", "bank_queues")), ("page_policy", ("open", "closed"))):
+        for name, known in (
+            ("policy", ("frfcfs", "bank_queues")),
+            ("page_policy", ("open", "closed", "timeout")),
+        ):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"controller.{name} must be one of {', '.join(known)}, got {value!r}")
         for name in ("read_queue", "write_queue"):
@@ -154,6 +164,11 @@ class Controller:
             )
         if self.policy == "bank_queues" and not 1 <= self.bank_queue <= 64:
             raise InputError(f"controller.bank_queue must be in 1..64, got {self.bank_queue}")
+        if (self.page_policy == "timeout") != (self.page_timeout_cycles > 0):
+            raise InputError(
+                "controller.page_timeout_cycles must be > 0 with timeout pages and 0 without, got "
+                f"{self.page_timeout_cycles} with {self.page_policy!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +187,10 @@ class Clocking:
 class DramConfig:
     """One memory of `organisation.channels` channels; cycles are of the command clock, `tck_ns` long.
 
-    `ticks_per_cycle` is 2 where commands issue on half cycles (HBM3). `fabric_latency_ns` is the named
-    constant of the path in front of the controller (0 for none). `energy` names a row of the energy table.
+    `constraints` hold those of the set-wise refresh where `bank_refresh` chooses it; every bank is refreshed
+    once an interval all the same. `ticks_per_cycle` is 2 where commands issue on half cycles (HBM3).
+    `fabric_latency_ns` is the named constant of the path in front of the controller (0 for none). `energy`
+    names a row of the energy table.
     """
 
     name: str
@@ -195,6 +212,7 @@ class DramConfig:
     energy: str
     clocking: Clocking | None = None
     fabric_latency_ns: float = 0.0
+    bank_refresh: BankRefresh | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -211,6 +229,11 @@ class DramConfig:
         """The configuration called `name`; raises InputError with the closest known name."""
         return _named(name)
 
+    def with_bank_refresh(self, refresh: BankRefresh) -> "DramConfig":
+        """This memory refreshed by sets of banks instead of whole ranks."""
+        added = bank_refresh_constraints(self.constraints, refresh, self.refresh_cycles)
+        return replace(self, constraints=(*self.constraints, *added), bank_refresh=refresh)
+
     @property
     def capacity_bytes(self) -> int:
         o = self.organisation
@@ -226,6 +249,11 @@ class DramConfig:
     def n_data_buses(self) -> int:
         """Data buses of a channel: one per pseudo-channel on HBM, one shared by the ranks elsewhere."""
         return self.organisation.ranks if self.standard.startswith("HBM") else 1
+
+    @property
+    def refresh_sets(self) -> int:
+        """Refresh commands that cover a rank once."""
+        return self.bank_refresh.sets if self.bank_refresh else 1
 
     @property
     def peak_gb_per_s(self) -> float:
@@ -271,6 +299,26 @@ def _check(config: DramConfig) -> None:
         raise InputError(
             f"{config.name}: tREFI {config.refresh_interval_cycles} must exceed tRFC {config.refresh_cycles}"
         )
+    if config.bank_refresh is not None:
+        _check_bank_refresh(config, config.bank_refresh)
+
+
+def _check_bank_refresh(config: DramConfig, refresh: BankRefresh) -> None:
+    if config.organisation.banks_per_rank % refresh.sets:
+        raise InputError(
+            f"{config.name}: bank_refresh.sets must divide the {config.organisation.banks_per_rank} banks of a "
+            f"rank, got {refresh.sets}"
+        )
+    spacing = config.refresh_interval_cycles // refresh.sets
+    if spacing <= refresh.to_refresh_cycles:
+        raise InputError(
+            f"{config.name}: tREFI / {refresh.sets} sets = {spacing} cycles must exceed "
+            f"bank_refresh.to_refresh_cycles {refresh.to_refresh_cycles}"
+        )
+    if config.cycles_between("REFB", "ACT") is None:
+        raise InputError(
+            f"{config.name}: bank_refresh without constraints for REFB, which with_bank_refresh adds"
+        )
 
 
 @cache
@@ -302,7 +350,18 @@ def _named(name: str) -> DramConfig:
     data = _data()
     if name not in data["configs"]:
         raise InputError(f"memory: unknown configuration {name!r}{nearest(name, config_names())}")
-    return config_from_fields(name, data["configs"][name], data["timing_sets"])
+    return config_from_fields(name, _row_of(name), data["timing_sets"])
+
+
+def _row_of(name: str) -> dict[str, Any]:
+    """The fields of a named configuration; a row may state only what differs from the one that it is `like`."""
+    row: dict[str, Any] = _data()["configs"][name]
+    if "like" not in row:
+        return row
+    base = _row_of(row["like"])
+    whole = base | row
+    whole["controller"] = base["controller"] | row.get("controller", {})
+    return whole
 
 
 def config_from_fields(name: str, row: Mapping[str, Any], timing_sets: Mapping[str, Any]) -> DramConfig:
@@ -310,7 +369,9 @@ def config_from_fields(name: str, row: Mapping[str, Any], timing_sets: Mapping[s
     if "timing_set" in row:
         constraints = tuple(Constraint.from_fields(entry) for entry in timing_sets[row["timing_set"]])
     else:
-        constraints = derive_constraints(row["timing_cycles"], row["activate_bus_cycles"], row["standard"])
+        constraints = derive_constraints(
+            row["timing_cycles"], row["command_bus_cycles"], row["separate_command_buses"]
+        )
     mapping = row["mapping"]
     clocking = Clocking(**row["wck"]) if "wck" in row else None
     plain = (
@@ -318,7 +379,7 @@ def config_from_fields(name: str, row: Mapping[str, Any], timing_sets: Mapping[s
         "read_latency_cycles", "refresh_interval_cycles", "refresh_cycles",
         "separate_command_buses", "energy",
     )  # fmt: skip
-    return DramConfig(
+    config = DramConfig(
         name=name,
         organisation=Organisation(**row["organisation"]),
         constraints=constraints,
@@ -332,3 +393,4 @@ def config_from_fields(name: str, row: Mapping[str, Any], timing_sets: Mapping[s
         fabric_latency_ns=row.get("fabric", {}).get("latency_ns", 0.0),
         **{field: row[field] for field in plain},
     )
+    return config.with_bank_refresh(BankRefresh(**row["bank_refresh"])) if "bank_refresh" in row else config

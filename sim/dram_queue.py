@@ -23,6 +23,10 @@ def _set_row_key(m: Any, kind: int, b: int, key: int) -> None:
 @kernel
 def rekey(m: Any, kind: int, b: int) -> None:
     """Set the keys of the candidates of bank `b` from its open row, oldest hit and oldest miss."""
+    if m[at.HELD, b] != 0:
+        m[at.COLUMN_KEY + kind, b] = at.NEVER
+        m[at.ROW_KEY + kind, b] = at.NEVER
+        return
     if m[at.OPEN_ROW, b] < 0:
         head = m[at.HEAD + kind, b]
         free = head >= 0 and m[at.ACTIVE, b] < 0
@@ -64,16 +68,57 @@ def resort(m: Any, b: int) -> None:
 
 
 @kernel
-def append(m: Any, kind: int, b: int, i: int) -> None:
-    """Put node `i` at the end of the list of its m.bank."""
-    tail = m[at.TAIL + kind, b]
-    m[at.PREVIOUS, i] = tail
+def link(m: Any, head: int, tail: int, b: int, i: int) -> int:
+    """Put node `i` at the end of the list of bank `b` whose ends are in the rows `head` and `tail`.
+
+    Returns the node before it, -1 for none.
+    """
+    last = m[tail, b]
+    m[at.PREVIOUS, i] = last
     m[at.NEXT, i] = -1
-    m[at.TAIL + kind, b] = i
-    if tail < 0:
-        m[at.HEAD + kind, b] = i
+    m[tail, b] = i
+    if last < 0:
+        m[head, b] = i
     else:
-        m[at.NEXT, tail] = i
+        m[at.NEXT, last] = i
+    return last  # type: ignore[no-any-return]
+
+
+@kernel
+def unlink(m: Any, head: int, tail: int, b: int, i: int) -> None:
+    """Take node `i` out of such a list."""
+    before = m[at.PREVIOUS, i]
+    after = m[at.NEXT, i]
+    if before < 0:
+        m[head, b] = after
+    else:
+        m[at.NEXT, before] = after
+    if after < 0:
+        m[tail, b] = before
+    else:
+        m[at.PREVIOUS, after] = before
+
+
+@kernel
+def take_node(m: Any, requests: Any, p: int, now: int) -> int:
+    """A free node that holds request `p` as it arrives. requests: (4, n), bank, row, tag, is write."""
+    i = m[at.SCALAR, at.FREE]
+    m[at.SCALAR, at.FREE] = m[at.NEXT, i]
+    m[at.SEQ, i] = m[at.SCALAR, at.NEXT_SEQ]
+    m[at.ARRIVED, i] = now
+    m[at.ROW, i] = requests[1, p]
+    m[at.TAG, i] = requests[2, p]
+    m[at.ORIGIN, i] = p
+    m[at.KIND, i] = requests[3, p]
+    m[at.SCALAR, at.NEXT_SEQ] += 1
+    m[at.SCALAR, at.N_READS + requests[3, p]] += 1
+    return i  # type: ignore[no-any-return]
+
+
+@kernel
+def append(m: Any, kind: int, b: int, i: int) -> None:
+    """Put node `i` at the end of the list of bank `b` and among its candidates."""
+    tail = link(m, at.HEAD + kind, at.TAIL + kind, b, i)
     row = m[at.OPEN_ROW, b]
     if row >= 0:
         which = at.HIT if m[at.ROW, i] == row else at.MISS
@@ -81,23 +126,14 @@ def append(m: Any, kind: int, b: int, i: int) -> None:
             return
         m[which + kind, b] = i
         rekey(m, kind, b)
-    elif tail < 0 and m[at.ACTIVE, b] < 0:
+    elif tail < 0 and m[at.ACTIVE, b] < 0 and m[at.HELD, b] == 0:
         _set_row_key(m, kind, b, _key(m, i, b))
 
 
 @kernel
 def remove(m: Any, kind: int, b: int, i: int) -> None:
     """Take node `i` out of the list of its bank; the caller sets the keys again."""
-    before = m[at.PREVIOUS, i]
-    after = m[at.NEXT, i]
-    if before < 0:
-        m[at.HEAD + kind, b] = after
-    else:
-        m[at.NEXT, before] = after
-    if after < 0:
-        m[at.TAIL + kind, b] = before
-    else:
-        m[at.PREVIOUS, after] = before
+    unlink(m, at.HEAD + kind, at.TAIL + kind, b, i)
 
 
 @kernel

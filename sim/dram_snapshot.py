@@ -49,7 +49,9 @@ def _put_bank(
     out[k + 4] = _row(m[at.OPEN_ROW, b], first_row, shift, n_rows)
     cap = m[at.FIXED, at.COLUMN_CAP]
     out[k + 5] = min(m[at.COLUMNS, b], max(cap, 1)) * 2 + m[at.CLOSING, b]
-    k += 6
+    out[k + 6] = _later(m[at.LAST_USE, b] + m[at.FIXED, at.TIMEOUT], now) if m[at.OPEN_ROW, b] >= 0 else 0
+    out[k + 7] = _later(m[at.READY_REFB, b], now)
+    k += 8
     active = m[at.ACTIVE, b]
     if active >= 0:
         out[k] = _row(m[at.ROW, active], first_row, shift, n_rows)
@@ -76,10 +78,12 @@ def snapshot(m: Any, first_row: int, shift: int, n_rows: int, column_bits: int, 
         for j in range(4):
             slot = (m[at.RING_NEXT, r] + j) & 3
             out[k + 2 + j] = _later(m[at.RING + slot, r] + m[at.FIXED, at.FOUR_ACTIVATE], now)
-        k += 6
-    for command in range(8):
+        out[k + 6] = m[at.N_DUE_SETS, r]
+        out[k + 7] = m[at.DUE_SET, r]
+        k += 8
+    for command in range(9):
         out[k + command] = _later(m[at.CHANNEL_READY, command], now)
-    k += 8
+    k += 9
     for j in range(m[at.SCALAR, at.N_ACTIVE]):
         out[k + j] = m[at.ACTIVE_LIST, j]
     k += m[at.SCALAR, at.N_ACTIVE]

@@ -18,6 +18,7 @@ from tilewright.sim.dram_timing import (
     OTHER_STACK_IDS,
     PREA,
     RANK,
+    REFB,
     STACK_ID,
 )
 
@@ -48,20 +49,26 @@ ACTIVE_LIST = 37  # banks with an activated request, in the order of their ACT
 # Bank queues only: commands in the queue of this bank, first and last of them, and the earliest tick at
 # which any of them may issue.
 QUEUED, COMMAND_HEAD, COMMAND_TAIL, BANK_WAKE = 38, 39, 40, 41
+LAST_USE = 42  # tick of the last ACT or column command
+# Refresh by sets of banks only, by bank: earliest REFB; 1 while the bank takes no new request because its set
+# is due. By rank: sets that are due, and which of them is the first.
+READY_REFB, HELD, N_DUE_SETS, DUE_SET = 43, 44, 45, 46
 
 # Rows by request. MERGED and MERGED_SUM: reads of the same burst that wait for its command, and the sum of
 # their arrivals.
-NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, MERGED, MERGED_SUM = range(42, 53)
-N_ROWS = 53
+NEXT, PREVIOUS, SEQ, ARRIVED, ROW, TAG, SEEN, ORIGIN, KIND, MERGED, MERGED_SUM = range(47, 58)
+N_ROWS = 58
 
-# Columns of SCALAR.
+# Columns of SCALAR. Requests POSITION .. END - 1 are offered; after a refresh END falls to the next multiple of
+# LOOK_PERIOD (0: never).
 (
     CLOCK, WRITE_MODE, NEXT_SEQ, FREE, NEXT_REFRESH, PENDING_HEAD, N_PENDING, N_ACTIVE, N_READS, N_WRITES,
     POSITION, NEXT_OFFER, N_SERVED, LATENCY_SUM, N_LATENCIES, N_HITS, N_ACTIVATES, N_REFRESHES, N_FORWARDED,
     N_ABSORBED, LAST_DONE, N_LOGGED, WAKE, LAST_QUEUE, DRAIN_LEFT, N_COMMANDS, NEXT_RANK,
     CLOCK_EXPIRY, ACTIVATING, DEADLINE, CAS_BANK, CAS_KIND, PAIR_TICK, PAIR_BANK, PAIR_ALL, ROW_WAKE,
-) = range(36)  # fmt: skip
-N_SCALARS = 36
+    N_DUE, END, LOOK_PERIOD,
+) = range(39)  # fmt: skip
+N_SCALARS = 39
 
 # Columns of FIXED.
 (
@@ -69,8 +76,9 @@ N_SCALARS = 36
     PROTECT, COLUMN_CAP, REFRESH_INTERVAL, READ_LATENCY, FOUR_ACTIVATE, DUAL, TICKS, LOAD, BANK_QUEUE,
     CLOSED, CAS, WRITE_COMMAND_LATENCY, READ_COMMAND_LATENCY, BURST, POSTAMBLE, ACT2_DEADLINE, N_NODES,
     LOG_ROOM, DONE_ROOM, RANK_SHIFT, IN_ORDER,
-) = range(30)  # fmt: skip
-N_FIXED = 30
+    TIMEOUT, REFRESH_SETS,
+) = range(32)  # fmt: skip
+N_FIXED = 32
 SATURATE, SINGLE, PACED = 0, 1, 2
 
 # Rows of what a run writes: read latencies in ticks (the last bin open), the end of each request, and each
@@ -86,19 +94,19 @@ def _target(after: int, scope: int, fixed: dict[int, int]) -> tuple[int, int]:
     """The row that a rule pushes, and its span or code."""
     if scope == CHANNEL:
         return CHANNEL_READY, CELL_OF_CHANNEL - after
-    if after >= PREA:
+    if PREA <= after < REFB:
         return READY_PREA + after - PREA, CELL_OF_RANK
     spans = {
         RANK: fixed[BANKS_PER_RANK], STACK_ID: fixed[BANKS_PER_STACK_ID], BANK_GROUP: fixed[BANKS_PER_GROUP],
         BANK: 1, OTHER_STACK_IDS: SPAN_STACK_IDS, OTHER_RANKS: SPAN_RANKS,
     }  # fmt: skip
-    return READY + after, spans[scope]
+    return READY_REFB if after == REFB else READY + after, spans[scope]
 
 
 def new_table(fixed: dict[int, int], rules: Table, first: Table) -> Table:
     """A channel at cycle 0: banks precharged, queues empty, first refresh due after one interval.
 
-    rules: (3, n) and first: (9,) as in `TimingTables`; fixed: the values of the row FIXED.
+    rules: (3, n) and first: (10,) as in `TimingTables`; fixed: the values of the row FIXED.
     """
     width = max(fixed[N_NODES], 4 * (fixed[N_BANKS] + fixed[N_RANKS]), rules.shape[1], N_SCALARS, N_FIXED)
     table = np.zeros((N_ROWS, width), dtype=np.int64)

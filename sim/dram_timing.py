@@ -11,8 +11,8 @@ from tilewright.dataflow.errors import InputError, nearest
 
 Scope = Literal["channel", "rank", "stack_id", "bank_group", "bank"]
 SCOPES = ("channel", "rank", "stack_id", "bank_group", "bank")
-COMMANDS = ("ACT", "PRE", "RD", "WR", "RDA", "WRA", "PREA", "REF")
-ACT, PRE, RD, WR, RDA, WRA, PREA, REF = range(8)
+COMMANDS = ("ACT", "PRE", "RD", "WR", "RDA", "WRA", "PREA", "REF", "REFB")  # REFB: refresh of a set of banks
+ACT, PRE, RD, WR, RDA, WRA, PREA, REF, REFB = range(9)
 CHANNEL, RANK, STACK_ID, BANK_GROUP, BANK, OTHER_STACK_IDS, OTHER_RANKS = range(7)
 
 _READS = ("RD", "RDA")
@@ -53,60 +53,135 @@ class Constraint:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class BankRefresh:
+    """Refresh by sets of banks instead of whole ranks, one set after the other.
+
+    `sets`: how many cover a rank, so that set k is its banks k, k + sets, ...: as many as banks for per-bank
+    refresh, the banks of a group for the same bank of every group (DDR5), half the banks for pairs (LPDDR5).
+    `cycles`: tRFCpb; `to_activate_cycles`: until an ACT of another bank; `to_refresh_cycles`: until the next.
+    """
+
+    sets: int
+    cycles: int
+    to_activate_cycles: int
+    to_refresh_cycles: int
+
+    def __post_init__(self) -> None:
+        if self.sets < 2 or self.sets & (self.sets - 1):
+            raise InputError(f"bank_refresh.sets must be a power of two from 2 on, got {self.sets}")
+        for name in ("cycles", "to_activate_cycles", "to_refresh_cycles"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"bank_refresh.{name} must be >= 1, got {value}")
+
+
+def bank_refresh_constraints(
+    constraints: tuple[Constraint, ...], refresh: BankRefresh, refresh_cycles: int
+) -> tuple[Constraint, ...]:
+    """What REFB adds to the constraints of a memory whose all-bank refresh takes `refresh_cycles`.
+
+    A bank is ready for REFB when it would let its rank be refreshed; an ACT of another bank holds REFB back as
+    it does another ACT; on the command bus it is a REF.
+    """
+    rows = []
+    to_activate = [c for c in constraints if c.scope == "rank" and "REF" in c.before and "ACT" in c.after]
+    late = refresh_cycles - max(c.cycles for c in to_activate)  # an ACT that opens its row with a later cycle
+    gap = max(
+        c.cycles
+        for c in constraints
+        if c.scope == "rank" and c.before == ("ACT",) == c.after and not c.window
+    )
+    for c in constraints:
+        if c.scope == "channel" and ("REF" in c.before or "REF" in c.after):
+            before = ("REFB",) if "REF" in c.before else c.before
+            after = ("REFB",) if "REF" in c.after else c.after
+            rows.append(Constraint("channel", before, after, c.cycles))
+        elif "REF" in c.after and "REF" not in c.before:
+            before = tuple(command for command in c.before if command != "PREA")
+            rows.append(Constraint("bank", before, ("REFB",), c.cycles))
+    return (
+        *rows,
+        Constraint("bank", ("REFB",), ("ACT",), refresh.cycles - late),
+        Constraint("rank", ("REFB",), ("ACT",), max(refresh.to_activate_cycles - late, 0)),
+        Constraint("rank", ("ACT",), ("REFB",), gap + late),
+        Constraint("rank", ("REFB",), ("REFB",), refresh.to_refresh_cycles),
+    )
+
+
 def derive_constraints(
-    timing: Mapping[str, int], activate_bus_cycles: int, standard: str
+    timing: Mapping[str, int], bus_cycles: Mapping[str, int], separate_command_buses: bool
 ) -> tuple[Constraint, ...]:
     """Constraints from data sheet parameters in cycles, named without their t or n.
 
-    An ACT that takes more than one bus cycle opens its row with its last cycle: what follows it counts from
-    there, and it may itself begin earlier. Formulas: JESD235 and JESD79-4 (read to write leaves two
-    cycles of bus turnaround; write to read counts from the last data beat).
+    bus_cycles: of the commands that take more than one cycle of their bus. A command acts with its last
+    cycle: what follows counts from there, and the next may itself begin earlier. Formulas: JESD235 and
+    JESD79-4 (read to write leaves two cycles of bus turnaround; write to read counts from the last data beat).
     """
-    t, late = timing, activate_bus_cycles - 1
+    t = timing
     write_end = t["CWL"] + t["BL"]
-    ccdl_wr = t.get("CCDL_WR", t["CCDL"])
     rows: list[tuple[str, tuple[str, ...], tuple[str, ...], int]] = [
         ("rank", _READS, _READS, max(t["CCDS"], t["BL"])),
         ("rank", _WRITES, _WRITES, max(t["CCDS"], t["BL"])),
         ("rank", _READS, _WRITES, t["CL"] + t["BL"] + 2 - t["CWL"]),
         ("rank", _WRITES, _READS, write_end + t["WTRS"]),
         ("bank_group", _READS, _READS, t["CCDL"]),
-        ("bank_group", _WRITES, _WRITES, ccdl_wr),
+        ("bank_group", _WRITES, _WRITES, t.get("CCDL_WR", t["CCDL"])),
         ("bank_group", _WRITES, _READS, write_end + t["WTRL"]),
         ("rank", ("ACT",), ("ACT",), t["RRDS"]),
         ("bank_group", ("ACT",), ("ACT",), t["RRDL"]),
         ("bank", ("ACT",), ("ACT",), t["RC"]),
-        ("bank", ("ACT",), _READS, t["RCDRD"] + late),
-        ("bank", ("ACT",), _WRITES, t["RCDWR"] + late),
-        ("bank", ("ACT",), ("PRE",), t["RAS"] + late),
-        ("rank", ("ACT",), ("PREA",), t["RAS"] + late),
-        ("bank", ("PRE",), ("ACT",), t["RP"] - late),
-        ("rank", ("PREA",), ("ACT",), t["RP"] - late),
+        ("bank", ("ACT",), _READS, t["RCDRD"]),
+        ("bank", ("ACT",), _WRITES, t["RCDWR"]),
+        ("bank", ("ACT",), ("PRE",), t["RAS"]),
+        ("rank", ("ACT",), ("PREA",), t["RAS"]),
+        ("bank", ("PRE",), ("ACT",), t["RP"]),
+        ("rank", ("PREA",), ("ACT",), t.get("RPAB", t["RP"])),
         ("bank", ("RD",), ("PRE",), t["RTP"]),
         ("rank", ("RD",), ("PREA",), t["RTP"]),
         ("bank", ("WR",), ("PRE",), write_end + t["WR"]),
         ("rank", ("WR",), ("PREA",), write_end + t["WR"]),
-        ("bank", ("RDA",), ("ACT",), t["RTP"] + t["RP"] - late),
-        ("bank", ("WRA",), ("ACT",), write_end + t["WR"] + t["RP"] - late),
-        ("rank", ("ACT",), ("REF",), t["RC"] + late),
-        ("rank", ("PRE", "PREA"), ("REF",), t["RP"]),
+        ("bank", ("RDA",), ("ACT",), t["RTP"] + t["RP"]),
+        ("bank", ("WRA",), ("ACT",), write_end + t["WR"] + t["RP"]),
+        ("rank", ("ACT",), ("REF",), t["RC"]),
+        ("rank", ("PRE",), ("REF",), t["RP"]),
+        ("rank", ("PREA",), ("REF",), t.get("RPAB", t["RP"])),
         ("rank", ("RDA",), ("REF",), t["RTP"] + t["RP"]),
         ("rank", ("WRA",), ("REF",), write_end + t["WR"] + t["RP"]),
-        ("rank", ("REF",), ("ACT",), t["RFC"] - late),
+        ("rank", ("REF",), ("ACT",), t["RFC"]),
         ("rank", ("REF",), ("PREA",), t["RFC"]),
     ]
-    constraints = [Constraint(*row) for row in rows]
+    constraints = [
+        Constraint(scope, before, after, max(cycles + _late(bus_cycles, before, after), 0))
+        for scope, before, after, cycles in rows
+    ]
     constraints.append(Constraint("rank", ("ACT",), ("ACT",), t["FAW"], window=4))
-    if activate_bus_cycles > 1 and standard.startswith("HBM"):
-        blocked = ("ACT", "PRE", "PREA", "REF")
-        constraints.append(Constraint("channel", ("ACT",), blocked, activate_bus_cycles))
-    return tuple(constraints)
+    return (*constraints, *_bus_constraints(bus_cycles, separate_command_buses))
+
+
+def _late(bus_cycles: Mapping[str, int], before: tuple[str, ...], after: tuple[str, ...]) -> int:
+    """Cycles between first bus cycles beyond those between the last ones."""
+    return bus_cycles.get(before[0], 1) - bus_cycles.get(after[0], 1)
+
+
+def _bus_constraints(bus_cycles: Mapping[str, int], separate: bool) -> list[Constraint]:
+    """What a command of several bus cycles blocks: its own bus, or the only one."""
+    rows = ("ACT", "PRE", "PREA", "REF")
+    columns = ("RD", "WR", "RDA", "WRA")
+    blocked: dict[str, tuple[str, ...]]
+    blocked = {command: rows if command in rows else columns for command in (*rows, *columns)}
+    if not separate:
+        blocked = dict.fromkeys(blocked, (*rows, *columns))
+    return [
+        Constraint("channel", (command,), blocked[command], cycles)
+        for command, cycles in bus_cycles.items()
+        if cycles > 1
+    ]
 
 
 class TimingTables(NamedTuple):
     """Constraints in flat form, in ticks.
 
-    rules: (3, n), after, scope and delay, sorted by the `before` command; first: (9,), where the rules
+    rules: (3, n), after, scope and delay, sorted by the `before` command; first: (10,), where the rules
     of each `before` command begin. four_activate_ticks: 0 for none. span: (5,), banks per node of each scope.
     """
 
@@ -147,7 +222,7 @@ def timing_tables(
                 key = (COMMANDS.index(before), scope, COMMANDS.index(after))
                 longest[key] = max(longest.get(key, 0), int(ticks))
     ordered = sorted(longest.items())
-    first = np.searchsorted([key[0] for key, _ in ordered], np.arange(9)).astype(np.int64)
+    first = np.searchsorted([key[0] for key, _ in ordered], np.arange(len(COMMANDS) + 1)).astype(np.int64)
     return TimingTables(
         np.array([[key[2], key[1], delay] for key, delay in ordered], dtype=np.int64).T.copy(),
         first,

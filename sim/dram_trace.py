@@ -84,10 +84,10 @@ def _checked(config: DramConfig, address: Any, is_write: Any) -> tuple[Ints, npt
     return values, flags
 
 
-def offer_ticks(config: DramConfig, period_cycles: float, first: int, n_requests: int) -> Ints:
-    """Ticks before which requests first, first + 1, ... must not be offered, one per `period_cycles`."""
-    index = np.arange(first, first + n_requests, dtype=np.float64)
-    return np.ceil(index * (period_cycles * config.ticks_per_cycle) - 1e-6).astype(np.int64)
+def offer_ticks(ticks_per_request: float, place: Ints) -> Ints:
+    """Ticks before which the requests at these places of a trace must not be offered."""
+    due: Ints = np.ceil(place * ticks_per_request - 1e-6).astype(np.int64)
+    return due
 
 
 def simulate_trace(config: DramConfig, address: Any, is_write: Any, load: Load = "saturate") -> MemoryResult:
@@ -102,7 +102,8 @@ def simulate_trace(config: DramConfig, address: Any, is_write: Any, load: Load =
     code, period_cycles = load_code(config, load)
     channel, table = channel_requests(config, values, flags)
     paced = code == at.PACED
-    ticks = offer_ticks(config, period_cycles, 0, values.size) if paced else np.zeros(0, np.int64)
+    per_request = period_cycles * config.ticks_per_cycle
+    ticks = offer_ticks(per_request, np.arange(values.size)) if paced else np.zeros(0, np.int64)
     histogram = np.zeros(at.LATENCY_BINS, dtype=np.int64)
     totals = np.zeros(at.N_SCALARS, dtype=np.int64)
     for c in range(config.organisation.channels):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tilewright.sim import dram_state as at
 from tilewright.sim.dram_channel import Requests, channel_requests, new_channel, run
 from tilewright.sim.dram_config import DramConfig
+from tilewright.sim.dram_timing import BankRefresh
 
 
 @dataclass
@@ -34,7 +35,9 @@ class _Twin:
         self.commands: list[list[_Request]] = [[] for _ in range(self.n_banks)]
         self.last_bank = 0
         self.draining = 0
-        self.refresh_due = False
+        self.last_use = [0] * self.n_banks
+        self.due: list[int] = []  # sets of banks that wait for their refresh
+        self.n_refreshes_asked = 0
         self.done: dict[int, int] = {}
 
     def node(self, bank: int, scope: str) -> int:
@@ -50,6 +53,7 @@ class _Twin:
         return True
 
     def issue(self, command: str, bank: int, now: int) -> None:
+        self.last_use[bank] = now
         for index, rule in enumerate(self.config.constraints):
             if command in rule.before:
                 self.times[index, self.node(bank, rule.scope)].append(now)
@@ -77,10 +81,11 @@ class _Twin:
         return None
 
     def next_request(self, now: int) -> _Request | None:
-        if self.refresh_due:
-            return None
+        held = self.set_due() if self.due else range(0)
         for offset in range(1, self.n_banks + 1):
             bank = (self.last_bank + offset) % self.n_banks
+            if bank in held:
+                continue
             if request := self.first_ready(bank, now):
                 self.last_bank = bank
                 return request
@@ -102,15 +107,40 @@ class _Twin:
         end = now + 1 if request.is_write else now + self.config.read_latency_cycles
         self.done[request.origin] = end
 
+    def set_due(self) -> range:
+        return range(self.due[0], self.n_banks, self.config.refresh_sets)
+
+    def close_idle(self, now: int) -> bool:
+        """Timeout pages: the row that has been idle longest past its time, unless a command waits for it."""
+        idle = [
+            bank
+            for bank, row in enumerate(self.open)
+            if row is not None and not any(r.row == row for r in self.commands[bank])
+            if now >= self.last_use[bank] + self.config.controller.page_timeout_cycles
+            and self.legal("PRE", bank, now)
+        ]
+        if not idle or self.config.controller.page_policy != "timeout":
+            return False
+        bank = min(idle, key=lambda b: self.last_use[b])
+        self.issue("PRE", bank, now)
+        self.open[bank] = None
+        return True
+
     def refresh(self, now: int) -> bool:
-        for bank in range(self.n_banks):
+        banks = self.set_due()
+        for bank in banks:
             if self.open[bank] is not None and self.legal("PRE", bank, now):
                 self.issue("PRE", bank, now)
                 self.open[bank] = None
                 return True
-        if all(row is None for row in self.open) and self.legal("REF", 0, now):
-            self.issue("REF", 0, now)
-            self.refresh_due = False
+        if self.config.bank_refresh is None:
+            ready = self.legal("REF", 0, now)
+        else:
+            ready = all(self.legal("REFB", bank, now) for bank in banks)
+        if ready and all(self.open[bank] is None for bank in banks):
+            for bank in banks if self.config.bank_refresh else (0,):
+                self.issue("REFB" if self.config.bank_refresh else "REF", bank, now)
+            self.due.pop(0)
             return True
         return False
 
@@ -128,15 +158,18 @@ class _Twin:
                 return
 
     def cycle(self, now: int) -> None:
-        interval = self.config.refresh_interval_cycles
+        interval = self.config.refresh_interval_cycles // self.config.refresh_sets
         if now and now % interval == 0:
-            self.refresh_due = True
-        issued = self.refresh_due and self.refresh(now)
+            self.due.append(self.n_refreshes_asked % self.config.refresh_sets)
+            self.n_refreshes_asked += 1
+        issued = bool(self.due) and self.refresh(now)
         was_column = False
         if not issued and (request := self.next_request(now)):
             was_column = self.step_of(request)[0] in "RW"
             self.make_step(request, now)
             issued = True
+        if not issued:
+            self.close_idle(now)
         second = self.next_request(now) if issued and self.config.separate_command_buses else None
         if second is not None and (self.step_of(second)[0] in "RW") != was_column:
             self.make_step(second, now)
@@ -159,20 +192,27 @@ class _Twin:
             now += 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=40)
 @given(
-    name=st.sampled_from(["d3_hbm2_pc_bg", "d3_hbm2_ch_stock", "d3_hbm2_ch_closed", "d3_ddr4_3200"]),
+    name=st.sampled_from(
+        ["d3_hbm2_pc_bg", "d3_hbm2_ch_stock", "d3_hbm2_ch_closed", "d3_ddr4_3200", "d3_hbm2_pc_bg_timeout"]
+    ),
+    sets=st.sampled_from([0, 4, 16]),
     seed=st.integers(0, 10**6),
     n_rows=st.integers(1, 3),
     write_share=st.sampled_from([0.0, 0.3, 0.8]),
 )
 def test_the_kernel_serves_random_traces_as_the_plain_twin_does(
-    name: str, seed: int, n_rows: int, write_share: float
+    name: str, sets: int, seed: int, n_rows: int, write_share: float
 ) -> None:
     config = replace(DramConfig.named(name), refresh_interval_cycles=800)
-    config = replace(
-        config, controller=replace(config.controller, read_queue=12, write_queue=12, bank_queue=4)
+    timeout = 40 if config.controller.page_policy == "timeout" else 0
+    controller = replace(
+        config.controller, read_queue=12, write_queue=12, bank_queue=4, page_timeout_cycles=timeout
     )
+    config = replace(config, controller=controller)
+    if sets:
+        config = config.with_bank_refresh(BankRefresh(sets, 100, 8, 12))
     random = np.random.default_rng(seed)
     per_row = config.capacity_bytes // config.organisation.rows_per_bank // config.transaction_bytes
     address = random.permutation(n_rows * per_row)[:150].astype(np.int64) * config.transaction_bytes

@@ -15,7 +15,8 @@ from tilewright.sim.dram_timing import COMMANDS
 _NAMES = (
     "hbm2_pc_col", "hbm2_ch_bg", "hbm2_ch_bg_frfcfs", "hbm2_ch_bg_closed", "hbm3_ch_bg", "ddr4_3200",
     "lpddr5_6400", "u280_hbm2", "ddr5_4800", "gddr6_14000", "d3_hbm2_pc_bg", "d3_hbm2_ch_closed",
-    "d3_ddr4_3200", "d3_lpddr4_2400",
+    "d3_ddr4_3200", "d3_lpddr4_2400", "hbm2_ch_bg_refpb", "hbm3_ch_bg_refpb", "lpddr5_6400_refpb", "lpddr4_3200",
+    "ddr5_4800_refsb", "hbm2_pc_bg_timeout", "d3_hbm2_pc_bg_timeout",
 )  # fmt: skip
 
 
@@ -30,22 +31,34 @@ def _nodes(config: DramConfig, bank: int) -> dict[str, int]:
     }
 
 
+def _banks_of(config: DramConfig, command: str, bank: int) -> range:
+    """The banks that a command acts on: a REFB on every `refresh_sets`-th bank of the rank from `bank` on."""
+    size = config.organisation.banks_per_rank
+    return (
+        range(bank, (bank // size + 1) * size, config.refresh_sets)
+        if command == "REFB"
+        else range(bank, bank + 1)
+    )
+
+
 def _check_delays(config: DramConfig, log: np.ndarray) -> None:
     """Every command comes no sooner after each earlier one than every constraint asks."""
     times: dict[tuple[int, int], list[int]] = defaultdict(list)
     for tick, code, bank, _ in log.T.tolist():
-        command, nodes = COMMANDS[code], _nodes(config, bank)
-        for index, rule in enumerate(config.constraints):
-            if rule.sibling:
-                continue
-            key = (index, nodes[rule.scope])
-            depth = rule.window or 1
-            if command in rule.after and len(times[key]) >= depth:
-                gap = (tick - times[key][-depth]) / config.ticks_per_cycle
-                assert gap >= rule.cycles, f"{command} at tick {tick} bank {bank}: {gap} cycles, {rule}"
-        for index, rule in enumerate(config.constraints):
-            if command in rule.before:
-                times[index, nodes[rule.scope]].append(tick)
+        command = COMMANDS[code]
+        for node in [_nodes(config, b) for b in _banks_of(config, command, bank)]:
+            for index, rule in enumerate(config.constraints):
+                if rule.sibling:
+                    continue
+                key = (index, node[rule.scope])
+                earlier = [t for t in times[key] if t < tick]
+                depth = rule.window or 1
+                if command in rule.after and len(earlier) >= depth:
+                    gap = (tick - earlier[-depth]) / config.ticks_per_cycle
+                    assert gap >= rule.cycles, f"{command} at tick {tick} bank {bank}: {gap} cycles, {rule}"
+            for index, rule in enumerate(config.constraints):
+                if command in rule.before:
+                    times[index, node[rule.scope]] = [*times[index, node[rule.scope]][-4:], tick]
 
 
 def _check_rows(config: DramConfig, log: np.ndarray) -> None:
@@ -68,8 +81,27 @@ def _check_rows(config: DramConfig, log: np.ndarray) -> None:
                 open_row.pop(b, None)
         if command == "REF":
             assert not any(b in open_row for b in rank)
+        if command == "REFB":
+            assert not any(b in open_row for b in _banks_of(config, command, bank))
     for kinds in per_tick.values():
         assert len(kinds) == len(set(kinds)) if config.separate_command_buses else len(kinds) == 1
+
+
+def _check_refreshes(config: DramConfig, log: np.ndarray, last_tick: int) -> None:
+    """Every bank is refreshed once an interval, late by no more than a refresh and the closing of its rows."""
+    o, ticks = config.organisation, config.ticks_per_cycle
+    times: dict[int, list[int]] = {bank: [0] for bank in range(o.banks_per_channel)}
+    for tick, code, bank, _ in log.T.tolist():
+        command = COMMANDS[code]
+        if command in ("REF", "REFB"):
+            first = range(bank, bank + o.banks_per_rank)
+            for b in _banks_of(config, command, bank) if command == "REFB" else first:
+                times[b].append(tick)
+    interval = config.refresh_interval_cycles * ticks
+    slack = interval // 2 * (1 if config.bank_refresh is None else 2)
+    for bank, when in times.items():
+        gaps = np.diff([*when, last_tick])
+        assert (gaps <= interval + slack).all(), (bank, gaps)
 
 
 def _served(config: DramConfig, address: np.ndarray, is_write: np.ndarray) -> tuple[Channel, np.ndarray]:
@@ -89,7 +121,9 @@ def _served(config: DramConfig, address: np.ndarray, is_write: np.ndarray) -> tu
 def test_no_command_breaks_a_constraint_and_every_request_is_served_once(
     name: str, seed: int, n_rows: int, write_share: float
 ) -> None:
-    config = replace(DramConfig.named(name), refresh_interval_cycles=1500)
+    config = DramConfig.named(name)
+    gap = config.bank_refresh.to_refresh_cycles if config.bank_refresh else 0
+    config = replace(config, refresh_interval_cycles=max(1500, config.refresh_sets * (gap + 40)))
     random = np.random.default_rng(seed)
     per_row = config.capacity_bytes // config.organisation.rows_per_bank // config.transaction_bytes
     bursts = random.permutation(n_rows * per_row)[:250]  # no burst twice: none is merged or forwarded
@@ -103,6 +137,7 @@ def test_no_command_breaks_a_constraint_and_every_request_is_served_once(
     left = channel.count(at.N_WRITES)
     assert left <= (8 if config.controller.policy == "bank_queues" else 0)
     assert int(column.sum()) == address.size - left == channel.count(at.N_SERVED)
+    _check_refreshes(config, log, channel.count(at.CLOCK))
     used = np.unique(log[2:, column], axis=1)
     asked = {(int(b), int(r)) for b, r in table[:2].T}
     assert {(int(b), int(r)) for b, r in used.T} <= asked

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilewright.dataflow.errors import InputError
-from tilewright.sim import dram_stream
+from tilewright.sim import dram_walk
 from tilewright.sim.memory import DramConfig, MemoryResult, Stream, simulate_stream, simulate_trace
 
 _SKIPPED = ("n_extrapolated", "period_requests", "period_cycles")
@@ -83,7 +83,7 @@ def test_a_billion_requests_take_less_than_a_second_and_the_next_time_nothing() 
 
 
 def test_without_a_period_a_long_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dram_stream, "SEARCH_LIMIT_REQUESTS", 20_000)
+    monkeypatch.setattr(dram_walk, "SEARCH_LIMIT_REQUESTS", 20_000)
     with pytest.raises(
         InputError, match="does not recur within 20000 requests, 1000000 cannot be extrapolated"
     ):

@@ -35,7 +35,12 @@ class _Twin:
         self.times: dict[tuple[int, int], list[int]] = defaultdict(list)
         self.active: list[_Request] = []
         self.queue: dict[bool, list[_Request]] = {False: [], True: []}
-        self.maintenance: list[int] = []
+        # ("rank", r) is to be refreshed, ("bank", b) to be closed
+        self.maintenance: list[tuple[str, int]] = []
+        self.columns = [0] * self.n_banks
+        self.last_use = [0] * self.n_banks
+        self.due: list[list[int]] = [[] for _ in range(config.organisation.ranks)]  # sets of banks to refresh
+        self.n_sets_asked = 0
         self.write_mode = False
         self.done: dict[int, int] = {}
         self.clock = 0
@@ -60,6 +65,11 @@ class _Twin:
 
     def issue(self, command: str, bank: int, now: int) -> None:
         self.issued.append((now, command, bank))
+        if command in ("PRE", "RDA", "WRA"):
+            self.open[bank], self.columns[bank] = None, 0
+        elif command in ("RD", "WR"):
+            self.columns[bank] += 1
+        self.last_use[bank] = now
         for index, rule in enumerate(self.config.constraints):
             if command in rule.before:
                 self.times[index, self.node(bank, rule.scope)].append(now)
@@ -90,7 +100,11 @@ class _Twin:
             self.write_mode = False
 
     def retire(self, request: _Request, now: int) -> None:
-        self.issue("WR" if request.is_write else "RD", request.bank, now)
+        command = "WR" if request.is_write else "RD"
+        c = self.config.controller
+        if c.page_policy == "closed" and self.columns[request.bank] >= c.column_cap:
+            command += "A"
+        self.issue(command, request.bank, now)
         self.done[request.origin] = now if request.is_write else now + self.config.read_latency_cycles
 
     def from_active(self, now: int) -> bool:
@@ -102,8 +116,69 @@ class _Twin:
         self.retire(request, now)
         return True
 
+    def ask_for_closing(self, now: int) -> None:
+        """Closed pages: rows that have had their column accesses are closed as soon as that is legal."""
+        for bank in range(self.n_banks):
+            asked = ("bank", bank) in self.maintenance
+            if (
+                self.columns[bank] >= self.config.controller.column_cap
+                and not asked
+                and self.legal("PRE", bank, now)
+            ):
+                self.maintenance.append(("bank", bank))
+
+    def set_of(self, rank: int) -> range:
+        """The banks of the set of a rank that is to be refreshed next."""
+        size = self.organisation.banks_per_rank
+        return range(rank * size + self.due[rank][0], (rank + 1) * size, self.config.refresh_sets)
+
+    def held_banks(self) -> set[int]:
+        return {bank for rank, due in enumerate(self.due) if due for bank in self.set_of(rank)}
+
+    def from_due_sets(self, now: int) -> bool:
+        """Close or refresh the banks of a set that is due."""
+        for rank in range(self.organisation.ranks):
+            if not self.due[rank]:
+                continue
+            banks = self.set_of(rank)
+            busy = {r.bank for r in self.active}
+            for bank in banks:
+                if self.open[bank] is not None and bank not in busy and self.legal("PRE", bank, now):
+                    self.issue("PRE", bank, now)
+                    return True
+            if all(self.open[b] is None and self.legal("REFB", b, now) for b in banks):
+                for bank in banks:
+                    self.issue("REFB", bank, now)
+                self.due[rank].pop(0)
+                return True
+        return False
+
+    def close_idle(self, now: int) -> bool:
+        """Timeout pages: the row that has been idle longest past its time, unless somebody waits for it."""
+        wanted = {(r.bank, r.row) for queue in self.queue.values() for r in queue}
+        busy = {r.bank for r in self.active}
+        idle = [
+            bank
+            for bank, row in enumerate(self.open)
+            if row is not None
+            and (bank, row) not in wanted
+            and bank not in busy
+            and self.legal("PRE", bank, now)
+            if now >= self.last_use[bank] + self.config.controller.page_timeout_cycles
+        ]
+        if not idle or self.config.controller.page_policy != "timeout":
+            return False
+        self.issue("PRE", min(idle, key=lambda bank: self.last_use[bank]), now)
+        return True
+
     def from_maintenance(self, now: int) -> bool:
-        rank = self.maintenance[0]
+        kind, rank = self.maintenance[0]
+        if kind == "bank":
+            if any(r.bank == rank for r in self.active) or not self.legal("PRE", rank, now):
+                return False
+            self.issue("PRE", rank, now)
+            self.maintenance.pop(0)
+            return True
         first = rank * self.organisation.banks_per_rank
         banks = range(first, first + self.organisation.banks_per_rank)
         if any(self.open[b] is not None for b in banks):
@@ -111,7 +186,8 @@ class _Twin:
                 return False
             self.issue("PREA", first, now)
             for b in banks:
-                self.open[b] = None
+                self.open[b], self.columns[b] = None, 0
+            self.maintenance[1:] = [(k, v) for k, v in self.maintenance[1:] if k == "rank" or v not in banks]
             return True
         if not self.legal("REF", first, now):
             return False
@@ -122,15 +198,17 @@ class _Twin:
     def from_queue(self, now: int, kinds: tuple[str, ...]) -> bool:
         self.choose_mode()
         queue = self.queue[self.write_mode]
+        held = self.held_banks()
         for request in queue:  # in order of arrival, so the first that may issue is the oldest
             command = self.need(request)
+            if request.bank in held:
+                continue
             if command not in kinds or (command == "PRE" and self.held(request, queue)):
                 continue
             if not self.legal(command, request.bank, now):
                 continue
             if command == "PRE":
                 self.issue("PRE", request.bank, now)
-                self.open[request.bank] = None
             else:
                 queue.remove(request)
                 if command == "ACT":
@@ -145,21 +223,28 @@ class _Twin:
     def cycle(self) -> None:
         self.clock += 1
         now = self.clock
-        interval = self.config.refresh_interval_cycles
+        interval = self.config.refresh_interval_cycles // self.config.refresh_sets
         if interval and now % interval == 0:
-            self.maintenance.extend(range(self.organisation.ranks))
+            if self.config.bank_refresh is None:
+                self.maintenance.extend(("rank", r) for r in range(self.organisation.ranks))
+            else:
+                for due in self.due:
+                    due.append(self.n_sets_asked % self.config.refresh_sets)
+                self.n_sets_asked += 1
+        if self.config.controller.page_policy == "closed":
+            self.ask_for_closing(now)
         if self.config.separate_command_buses:
             if not self.from_active(now) and not self.maintenance:
                 self.from_queue(now, ("RD", "WR"))
             if self.maintenance:
                 self.from_maintenance(now)
-            else:
-                self.from_queue(now, ("ACT", "PRE"))
+            elif not self.from_due_sets(now) and not self.from_queue(now, ("ACT", "PRE")):
+                self.close_idle(now)
         elif not self.from_active(now):
             if self.maintenance:
                 self.from_maintenance(now)
-            else:
-                self.from_queue(now, ("ACT", "PRE", "RD", "WR"))
+            elif not self.from_due_sets(now) and not self.from_queue(now, ("ACT", "PRE", "RD", "WR")):
+                self.close_idle(now)
 
     def serve(self, table: np.ndarray) -> dict[int, int]:
         n, at_request = table.shape[1], 0
@@ -182,13 +267,28 @@ class _Twin:
 
 def _small_queues(name: str, protect: bool) -> DramConfig:
     config = DramConfig.named(name)
-    controller = replace(config.controller, read_queue=8, write_queue=8, row_hit_protection=protect)
-    return replace(config, controller=controller, refresh_interval_cycles=700)
+    timeout = 60 if config.controller.page_policy == "timeout" else 0
+    controller = replace(
+        config.controller,
+        read_queue=8,
+        write_queue=8,
+        row_hit_protection=protect,
+        page_timeout_cycles=timeout,
+    )
+    gap = config.bank_refresh.to_refresh_cycles if config.bank_refresh else 0
+    interval = max(700, config.refresh_sets * (gap + 40))
+    return replace(config, controller=controller, refresh_interval_cycles=interval)
 
 
-@settings(max_examples=12)
+_NAMES = (
+    "hbm2_pc_bg", "hbm2_ch_bg", "hbm2_ch_mop", "ddr4_3200", "hbm2_ch_bg_closed", "hbm2_ch_bg_refpb", "lpddr4_3200",
+    "ddr5_4800_refsb", "hbm2_pc_bg_timeout",
+)  # fmt: skip
+
+
+@settings(max_examples=40)
 @given(
-    name=st.sampled_from(["hbm2_pc_bg", "hbm2_ch_bg", "hbm2_ch_mop", "ddr4_3200"]),
+    name=st.sampled_from(_NAMES),
     protect=st.booleans(),
     seed=st.integers(0, 10**6),
     n_rows=st.integers(1, 4),
@@ -209,14 +309,16 @@ def test_the_kernel_serves_random_traces_as_the_plain_twin_does(
     assert channel.out[at.DONE, :60].tolist() == [twin[k] for k in range(60)]
 
 
-@pytest.mark.parametrize("name", ["hbm2_pc_bg", "ddr4_3200"])
+@pytest.mark.parametrize("name", _NAMES)
 def test_the_twin_and_the_kernel_agree_across_a_refresh(name: str) -> None:
     config = _small_queues(name, True)
-    address = np.arange(400, dtype=np.int64) * config.transaction_bytes
-    is_write = np.zeros(400, dtype=np.bool_)
-    _, table = channel_requests(config, address, is_write)
-    channel = new_channel(config, at.SATURATE, n_requests=400)
+    n = 800
+    address = np.arange(n, dtype=np.int64) * config.transaction_bytes
+    _, table = channel_requests(config, address, np.zeros(n, dtype=np.bool_))
+    channel = new_channel(config, at.SATURATE, n_requests=n)
     run(channel, Requests(table, np.zeros(0, dtype=np.int64)), drain=True)
     twin = _Twin(config)
-    assert channel.out[at.DONE, :400].tolist() == [end for _, end in sorted(twin.serve(table).items())]
-    assert channel.count(at.N_REFRESHES) == sum(command == "REF" for _, command, _ in twin.issued) > 0
+    assert channel.out[at.DONE, :n].tolist() == [end for _, end in sorted(twin.serve(table).items())]
+    size = config.organisation.banks_per_rank
+    refreshes = {(now, bank // size) for now, command, bank in twin.issued if command.startswith("REF")}
+    assert channel.count(at.N_REFRESHES) == len(refreshes) > 0

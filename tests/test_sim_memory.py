@@ -181,7 +181,7 @@ def test_derived_constraints_are_those_of_the_listed_set() -> None:
     }  # fmt: skip
     from tilewright.sim.dram_timing import derive_constraints
 
-    derived = dataclasses.replace(listed, constraints=derive_constraints(row, 2, "HBM2"))
+    derived = dataclasses.replace(listed, constraints=derive_constraints(row, {"ACT": 2}, True))
     random = np.random.default_rng(7).integers(0, 1 << 20, size=4000) * 32
     flags = np.random.default_rng(8).random(4000) < 0.4
     assert simulate_trace(derived, random, flags) == simulate_trace(listed, random, flags)

@@ -1,0 +1,251 @@
+"""One channel on its way through an endless stream: looks for a period of its whole state and skips it."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilewright.dataflow.errors import InputError
+from tilewright.sim import dram_state as at
+from tilewright.sim.dram_channel import Channel, Requests, channel_requests, new_channel, run
+from tilewright.sim.dram_config import DramConfig
+from tilewright.sim.dram_trace import Ints, offer_ticks
+
+SEARCH_LIMIT_REQUESTS = 1 << 25  # how far to look for a period before refusing
+_CHUNK_REQUESTS = 8192  # requests are made in chunks of at least so many
+_KEPT_CHUNKS = 64  # of a stack's requests, for its other channels
+_LATE = b"late"
+_COUNTERS = (
+    at.N_SERVED, at.LATENCY_SUM, at.N_LATENCIES, at.N_HITS, at.N_ACTIVATES, at.N_REFRESHES, at.N_FORWARDED,
+    at.N_ABSORBED,
+)  # fmt: skip
+_INSTANTS = (
+    at.CLOCK, at.NEXT_REFRESH, at.LAST_DONE, at.NEXT_OFFER, at.PAIR_TICK, at.CLOCK_EXPIRY, at.DEADLINE,
+)  # fmt: skip
+_INSTANT_ROWS = (
+    *range(at.READY, at.READY + 4), at.READY_PREA, at.READY_REF, *range(at.RING, at.RING + 4),
+    at.CHANNEL_READY, at.READY_REFB, at.LAST_USE, at.ARRIVED,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPeriod:
+    """How the addresses of a stream repeat: after `n_requests` all fields, the row `rows` further on.
+
+    Rows are counted from `first_row` modulo `n_rows`.
+    """
+
+    n_requests: int
+    rows: int
+    first_row: int
+    n_rows: int
+
+
+class Addresses:
+    """The requests of a stream by channel, in chunks of whole address periods where these are short."""
+
+    def __init__(
+        self,
+        config: DramConfig,
+        bursts: Callable[[int, int], Ints],
+        is_write: bool,
+        period: AddressPeriod,
+        n_requests: int,
+    ) -> None:
+        self._config = config
+        self._bursts = bursts
+        self._is_write = is_write
+        self._chunks: dict[int, tuple[Ints, Ints]] = {}
+        self.period = period
+        self.n_requests = n_requests
+        self.repeats = period.n_requests <= SEARCH_LIMIT_REQUESTS // 2
+        per_chunk = -(-_CHUNK_REQUESTS // period.n_requests)
+        self.chunk = period.n_requests * per_chunk if self.repeats else 1 << 20
+
+    def piece(self, first: int, n: int, channel: int) -> tuple[Ints, Ints]:
+        """Places in the stream and request table (4, n) of the requests first .. first + n - 1 of a channel."""
+        if first not in self._chunks or self._chunks[first][0].size != n:
+            if len(self._chunks) >= _KEPT_CHUNKS:
+                self._chunks.pop(next(iter(self._chunks)))
+            self._chunks[first] = channel_requests(
+                self._config, self._bursts(first, n), np.full(n, self._is_write)
+            )
+        owner, table = self._chunks[first]
+        if self._config.organisation.channels == 1:
+            return np.arange(first, first + n), table
+        mine = np.flatnonzero(owner == channel)
+        return first + mine, np.ascontiguousarray(table[:, mine])
+
+    def first_period(self, channel: int) -> Ints:
+        """The requests of a channel in the first address period, or in the first chunk without one."""
+        n = min(self.period.n_requests if self.repeats else self.chunk, self.n_requests)
+        places, table = self.piece(0, min(self.chunk, self.n_requests), channel)
+        return table[:, : int(np.searchsorted(places, n))]
+
+    def fingerprint(self, channel: int) -> bytes:
+        """Equal for channels with equal requests in every whole address period."""
+        if not self.repeats:
+            return channel.to_bytes(4, "little")
+        return hashlib.blake2b(self.first_period(channel).tobytes()).digest()
+
+
+class Walk:
+    """One channel's part of a stream on its way through the controller, and what it has skipped."""
+
+    def __init__(
+        self, config: DramConfig, source: Addresses, code: int, period_cycles: float, channel: int
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._code = code
+        self._ticks_per_request = period_cycles * config.ticks_per_cycle
+        self._index = channel
+        self._own = int(source.first_period(channel).shape[1])  # requests of an address period
+        self._seen: dict[bytes, tuple[int, Ints, Ints]] = {}
+        self._late_since = 0  # position from which on every offer of a paced load has been overdue
+        self._end = 0  # where `serve_whole_periods` has stopped
+        self.channel: Channel = new_channel(config, code)
+        self.n_skipped = self.period_requests = self.period_ticks = 0
+
+    def serve_whole_periods(self) -> None:
+        """Serve the channel's requests of all whole address periods, skipping once the state recurs."""
+        period, total = self._source.period.n_requests, self._source.n_requests
+        self._end = total // period * period if self._source.repeats else 0
+        self._refuse(2 * period)
+        if self._own == 0:
+            self.n_skipped = self._end
+            return
+        position = 0
+        while position < self._end:
+            position = self._serve_chunk(position, min(self._source.chunk, self._end - position))
+            self._refuse(position)
+
+    def finish(self, channel: int) -> Channel:
+        """The state after the requests of `channel` beyond the last whole period, all served."""
+        own = Channel(self.channel.table.copy(), self.channel.out.copy())
+        own.table[at.SCALAR, at.LOOK_PERIOD] = 0
+        position, total = self._end, self._source.n_requests
+        while position < total:
+            n = min(self._source.chunk, total - position)
+            run(own, self._requests(position, n, channel), drain=position + n == total)
+            position += n
+        if self._end == total:
+            run(own, Requests(np.zeros((4, 0), np.int64), np.zeros(0, np.int64)), drain=True)
+        return own
+
+    def _refuse(self, position: int) -> None:
+        """Raise InputError when a stream too long to serve has not recurred by the limit of the search."""
+        limit = SEARCH_LIMIT_REQUESTS
+        if position > limit and self._source.n_requests > limit and not self.n_skipped:
+            raise InputError(
+                f"stream: the state of {self._config.name} does not recur within "
+                f"{limit} requests, {self._source.n_requests} cannot be extrapolated"
+            )
+
+    def _requests(self, first: int, n: int, channel: int) -> Requests:
+        places, table = self._source.piece(first, n, channel)
+        if self._code != at.PACED:
+            return Requests(table, np.zeros(0, np.int64))
+        return Requests(table, offer_ticks(self._ticks_per_request, places))
+
+    def _serve_chunk(self, first: int, n: int) -> int:
+        """Serve a chunk of whole periods, looking at the state after each refresh; where to go on."""
+        requests = self._requests(first, n, self._index)
+        scalars = self.channel.table[at.SCALAR]
+        begin, size = 0, requests.table.shape[1]
+        while begin < size:
+            scalars[at.LOOK_PERIOD] = 0 if self.n_skipped else self._own
+            n_refreshes = scalars[at.N_REFRESHES]
+            run(self.channel, requests, drain=False, begin=begin)
+            begin = int(scalars[at.POSITION])
+            looks = scalars[at.N_REFRESHES] != n_refreshes or not self._config.refresh_interval_cycles
+            if looks and not self.n_skipped:
+                position = first + begin // self._own * self._source.period.n_requests
+                if (after := self._skip(position)) != position:
+                    return after
+        return first + n
+
+    def _skip(self, position: int) -> int:
+        """Skip periods when the state at `position` is one seen before; the new position."""
+        key = self._state(position)
+        counters = self.channel.table[at.SCALAR, [*_COUNTERS, at.CLOCK]]
+        histogram = self.channel.out[at.HISTOGRAM]
+        before, old_counters, old_histogram = self._seen.get(key, (position, counters, histogram[:0]))
+        change = counters - old_counters
+        is_new = key not in self._seen
+        if is_new or (key.endswith(_LATE) and not self._stays_late(before, position, int(change[-1]))):
+            kept = histogram[: int(np.flatnonzero(histogram)[-1]) + 1] if histogram.any() else histogram[:0]
+            self._seen[key] = (position, counters, kept.copy())
+            return position
+        n_periods = (self._end - position) // (position - before)
+        if n_periods == 0:
+            return position
+        self.period_requests = position - before
+        self.period_ticks = int(change[-1])
+        per_period = histogram.copy()
+        per_period[: old_histogram.size] -= old_histogram
+        histogram += n_periods * per_period
+        self.channel.table[at.SCALAR, list(_COUNTERS)] += n_periods * change[:-1]
+        n_address_periods = self.period_requests // self._source.period.n_requests
+        self._shift(n_periods * self.period_ticks, n_periods * n_address_periods)
+        self.n_skipped = n_periods * self.period_requests
+        self._seen.clear()
+        return position + self.n_skipped
+
+    def _stays_late(self, before: int, position: int, ticks: int) -> bool:
+        """Whether a paced load that was overdue from `before` on falls no less behind with every period."""
+        due_ticks = (position - before) * self._ticks_per_request
+        return self._late_since <= before and ticks >= due_ticks
+
+    def _shift(self, ticks: int, n_address_periods: int) -> None:
+        """Move the state on in time and in rows."""
+        m = self.channel.table
+        for row in _INSTANT_ROWS:
+            m[row] += ticks
+        for column in _INSTANTS:
+            if m[at.SCALAR, column] < at.NEVER:
+                m[at.SCALAR, column] += ticks
+        m[at.MERGED_SUM] += np.maximum(m[at.MERGED], 0) * ticks
+        m[at.SCALAR, at.ROW_WAKE] = 0
+        m[at.BANK_WAKE] = 0
+        p = self._source.period
+        column_bits = self._config.organisation.bursts_per_row.bit_length() - 1
+        rows = n_address_periods * p.rows % p.n_rows
+        for row in (at.OPEN_ROW, at.ROW):
+            held = m[row] >= 0
+            m[row, held] = p.first_row + (m[row, held] - p.first_row + rows) % p.n_rows
+        column_of = m[at.TAG] & ((1 << column_bits) - 1)
+        m[at.TAG] = np.where(m[at.TAG] >= 0, (m[at.ROW] << column_bits) | column_of, -1)
+
+    def _state(self, position: int) -> bytes:
+        """A digest of everything that the future depends on, relative to the clock and to the stream's row."""
+        from tilewright.sim.dram_snapshot import snapshot
+
+        m = self.channel.table
+        p = self._source.period
+        row = position // p.n_requests * p.rows % p.n_rows
+        column_bits = self._config.organisation.bursts_per_row.bit_length() - 1
+        out = np.empty(8 * m.shape[1] + 32 * int(m[at.FIXED, at.N_BANKS]) + 256, dtype=np.int64)
+        used = snapshot(m, p.first_row, row, p.n_rows, column_bits, out)
+        digest = hashlib.blake2b(out[:used].data, digest_size=16).digest()
+        return digest + (self._phase(position) if self._code == at.PACED else b"")
+
+    def _phase(self, position: int) -> bytes:
+        """When the next offers are due, or that all are overdue until the next look."""
+        clock = self.channel.count(at.CLOCK)
+        ahead = position + self._most_until_next_look()
+        if ahead * self._ticks_per_request <= clock:
+            return _LATE
+        self._late_since = ahead
+        return f"{position * self._ticks_per_request - clock:.6f}".encode()
+
+    def _most_until_next_look(self) -> int:
+        """More requests of the stream than can be offered before the next look at the state."""
+        c, m = self._config, self.channel.table
+        ticks = 4 * (c.refresh_interval_cycles + c.refresh_cycles) * c.ticks_per_cycle
+        served = (
+            ticks * c.n_data_buses // (c.burst_cycles * c.ticks_per_cycle) if ticks else self._source.chunk
+        )
+        own = served + int(m[at.FIXED, at.N_NODES])
+        return (own // self._own + 2) * self._source.period.n_requests
