@@ -188,7 +188,25 @@ def _whole(column: str, text: str) -> int:
 def _dram(points: Path | None) -> list[Record]:
     from tilewright.sim.dram_validation import validate_dram
 
-    return [asdict(point) for point in validate_dram(points)]
+    found = [asdict(point) for point in validate_dram(points)]
+    return found if points is not None else [*found, *_contention()]
+
+
+def _contention() -> list[Record]:
+    """Random companies of requesters: remembered steady rates beside our own co-simulation of them.
+
+    A check of the model against itself: it says what answering from the cache loses, nothing of silicon.
+    """
+    from tilewright.sim.dram_contention_validation import SET, companies, compare
+
+    records = []
+    for number, company in enumerate(companies(), start=1):
+        for who, (reference, ours) in enumerate(compare(company, number)):
+            name = SET if who == 0 else f"{SET}_requester"
+            records.append(
+                record(f"{name}|{number}" + (f".{who}" if who else ""), name, reference, ours, None)
+            )
+    return records
 
 
 _ARRAY_COLUMNS = ("rows", "cols", "m", "n", "k", "stationarity", "cycles")
