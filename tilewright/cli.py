@@ -307,16 +307,21 @@ def validate(
 @cascade_app.command("check")
 def cascade_check(
     file: Annotated[str, typer.Argument(help="a .cascade file or a shipped name")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="size of a rank, R=n")] = None,
+    dim: Annotated[
+        list[str] | None, typer.Option("--dim", "--set", help="size of a rank, offset or parameter, NAME=n")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", "--out", help="draw it here, .svg or .png")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a cascade and print what it costs.
+    """Check a cascade, print what it costs and draw it.
 
-    Example: tilewright cascade check attention_one_pass --set M=512
+    Example: tilewright cascade check attention_one_pass --dim m=512 --picture one_pass.svg
     """
     from tilewright import cascades, tables
 
-    answer = cascades.check(file, set_)
+    answer = cascades.check(file, dim, picture)
     _emit(answer, as_json, lambda: tables.cascade(answer))
 
 

@@ -27,9 +27,9 @@ def _adapters() -> list[dict[str, Any]]:
 
 
 def _cascades() -> list[dict[str, Any]]:
-    from tilewright.dataflow.cascade import cascade_names
+    from tilewright.dataflow.cascade import cascade_names, load_cascade
 
-    return [{"cascade": name} for name in cascade_names()]
+    return [{"cascade": name, "summary": load_cascade(name).summary} for name in cascade_names()]
 
 
 def _templates() -> list[dict[str, Any]]:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from tilewright.sim.report import Report
 
 
-def _print(*tables: Table | str) -> None:
+def _print(*tables: Table | Text | str) -> None:
     # A pipe has no width: nothing is cut there.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 240)
     for table in tables:
         console.print(table)
 
@@ -45,6 +46,9 @@ def rows(title: str, entries: Sequence[Mapping[str, Any]]) -> None:
     """Mappings with the same keys as one table."""
     columns = list(dict.fromkeys(name for entry in entries for name in entry))
     table = _table(title, *columns)
+    for column, name in zip(table.columns, columns, strict=True):
+        if all(isinstance(entry.get(name, ""), str) for entry in entries):
+            column.justify = "left"
     for entry in entries:
         table.add_row(*(_figure(entry.get(name, "")) for name in columns))
     _print(table)
@@ -170,15 +174,21 @@ def comparison(answer: Mapping[str, Any]) -> None:
 
 
 def cascade(answer: Mapping[str, Any]) -> None:
-    """The summary of a cascade: scalars first, then one table for each list."""
-    table = _table(answer["name"], "", "")
+    """The summary of a cascade: its drawing, then figures, then tensors and operators."""
+    _print(answer["name"], answer["summary"], "")
+    for line in answer["drawing"]:
+        _print(Text(line))
+    _print("")
+    table = _table("", "", "")
     for key, value in answer.items():
         if isinstance(value, int | float):
             table.add_row(key, _figure(value))
-        elif isinstance(value, Mapping):
-            for name, inner in value.items():
-                table.add_row(f"{key} {name}", _figure(inner))
+        elif isinstance(value, Mapping) and value:
+            table.add_row(key, ", ".join(f"{name} {_figure(inner)}" for name, inner in value.items()))
+    for column in table.columns:
+        column.justify = "left"
     _print(table)
-    for key, value in answer.items():
-        if isinstance(value, list) and value:
-            rows(key, value)
+    for key in ("tensors", "operators"):
+        rows(f"\n{key}", answer[key])
+    if answer["picture"]:
+        _print(f"wrote {answer['picture']}")
