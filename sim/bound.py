@@ -137,18 +137,22 @@ def product_cycles(array: MatrixArray, product: Product) -> float:
     """Array cycles below which no tiling of the product comes, either operand on the rows.
 
     A tile of t rows takes at least t / rows folds, so tiles never need fewer folds or beats than the whole;
-    a masked product is only held to its multiply-accumulates over the array's peak.
+    a masked product, and one on an array of another discipline, is only held to its multiply-accumulates over
+    the array's peak.
     """
-    if not product.full:
+    if not product.full or array.discipline != "systolic":
         return product.points / array.macs_per_cycle
     best = None
     for m, n in ((product.m, product.n), (product.n, product.m)):
         n_folds, n_beats = folds_and_beats(m, n, product.k, array.rows, array.cols, array.stationarity)
-        shift = 0 if array.drain_overlap else array.rows
-        cycles = n_folds * (n_beats + array.rows + array.cols + shift) / array.count
+        if array.drain_overlap:  # folds follow each other; a leaf of several products fills the array once
+            once = array.rows + array.cols
+            cycles = product.batch * n_folds * max(n_beats, array.rows) / array.count + once
+        else:
+            cycles = product.batch * n_folds * (n_beats + 2 * array.rows + array.cols) / array.count
         best = cycles if best is None else min(best, cycles)
     assert best is not None
-    return product.batch * best
+    return best
 
 
 @lru_cache(maxsize=256)

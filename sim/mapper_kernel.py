@@ -54,9 +54,10 @@ def array_cycles(
     else:
         folds = -(-k // rows) * -(-part_m // cols)
         beats = part_n
+    period = beats + 2 * rows + cols
     if overlap:
-        return folds * (beats + rows + cols) + rows
-    return folds * (beats + 2 * rows + cols)
+        period = max(beats, rows)
+    return (folds - 1) * period + beats + 2 * rows + cols
 
 
 @kernel

@@ -127,10 +127,24 @@ def test_folds_multiply() -> None:
     assert gemm_cycles(100, 70, 33, 16, 16, "input") == 3 * 7 * (70 + 48)
 
 
-def test_overlapping_the_drain_hides_all_but_one() -> None:
+def test_overlapping_folds_follow_each_other_without_a_gap() -> None:
+    # Two folds of 20 beats on 8 x 8: the depth of 24 is paid once, not twice.
     assert gemm_cycles(16, 8, 20, 8, 8, "output") == 2 * (20 + 24)
-    assert gemm_cycles(16, 8, 20, 8, 8, "output", drain_overlap=True) == 2 * (20 + 16) + 8
+    assert gemm_cycles(16, 8, 20, 8, 8, "output", drain_overlap=True) == 20 + 20 + 24
     assert gemm_cycles(8, 8, 20, 8, 8, "output", drain_overlap=True) == 20 + 24
+
+
+def test_a_fold_shorter_than_its_drain_waits_for_it() -> None:
+    # Three beats, but 8 rows of sums to shift out: 8 cycles from fold to fold.
+    assert gemm_cycles(32, 8, 3, 8, 8, "output", drain_overlap=True) == 3 * 8 + 3 + 24
+
+
+def test_a_pipelined_pe_adds_its_cycles() -> None:
+    # Product one cycle, addition two, on 4 x 8. Output: + 1 + 2; held: + 1 + 4, an addition for each row.
+    assert gemm_cycles(4, 8, 10, 4, 8, "output", pe_cycles=(1, 2)) == 10 + 16 + 3
+    assert gemm_cycles(10, 8, 4, 4, 8, "weight", pe_cycles=(1, 2)) == 10 + 16 + 5
+    # Two held folds that overlap come 2 * 3 + 1 cycles apart if their beats are fewer.
+    assert gemm_cycles(2, 8, 8, 4, 8, "weight", drain_overlap=True, pe_cycles=(1, 2)) == 7 + 2 + 16 + 5
 
 
 def test_scalesim_counts_folds_of_its_own_length_less_one() -> None:
@@ -183,3 +197,19 @@ def test_unknown_words_are_wrong_input_with_the_nearest_known() -> None:
         gemm_cycles(4, 4, 4, 4, 4, "output", "scale_sim")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="drain_overlap must be False"):
         gemm_cycles(4, 4, 4, 4, 4, "output", "scalesim", drain_overlap=True)
+    with pytest.raises(InputError, match="takes no pe_cycles"):
+        gemm_cycles(4, 4, 4, 4, 4, "output", "scalesim", pe_cycles=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((1 << 32, 1 << 31, 1), "below 2\\*\\*63, got 9223372036854775808"),
+        ((1 << 62, 1, 1), "cycles must be below 2\\*\\*63"),
+        ((4.0, 4, 4), "m must be a whole number, got 4.0"),
+    ],
+)
+def test_what_int64_does_not_hold_is_wrong_input(sizes: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        gemm_cycles(*sizes, 1, 1, "output")
+    assert "\n" not in str(caught.value)
