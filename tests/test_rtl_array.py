@@ -187,7 +187,7 @@ def test_sums_wrap_at_their_width() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "broken"),
     [
-        (cell, "product", lambda kind, a, w: product_unsigned(kind, a, w)),
+        (cell, "product", lambda _, a, w: product_unsigned(a, w)),
         (control, "_is_live", lambda row, left: left > row + 1),
     ],
     ids=["an unsigned multiplier", "a row too few let in"],
@@ -202,7 +202,7 @@ def test_a_seeded_fault_is_found(
     assert (ArraySimulator(grid).multiply(a, b).product != a @ b).any()
 
 
-def product_unsigned(kind: object, a: object, w: object) -> object:
+def product_unsigned(a: object, w: object) -> object:
     return (a.zero_extended(32) * w.zero_extended(32))[:32]  # type: ignore[attr-defined]
 
 
@@ -227,9 +227,11 @@ def test_an_architectures_array_is_built_or_refused_by_name() -> None:
     assert (grid.kind.north_bits, grid.kind.west_bits, grid.kind.pe.sum_bits) == (4, 8, 24)
     assert (grid.rows, grid.cols, grid.kind.drain_overlap) == (4, 8, True)
     for changed, message in (
-        ({"arithmetic": "analog"}, "pes: no PE is built for arithmetic 'analog'"),
-        ({"operand_bits": (32, 8)}, "pes: no PE is built for operands of 32 and 8 bits"),
-        ({"accumulator_bits": 8}, "with sums of 8"),
+        ({"arithmetic": "analog"}, "pes: no RTL is built for an array of 'analog'"),
+        ({"operand_bits": (32, 8)}, "no int PE is built for weights of 32 bits, activations of 8"),
+        ({"accumulator_bits": 8}, "and sums of 8"),
+        ({"arithmetic": "ternary_add"}, "no ternary PE is built for weights of 4 bits"),
+        ({"discipline": "preloaded"}, "no RTL is built for an array of 'preloaded'"),
         ({"rows": 256}, "rows must be 1 to 128, got 256"),
     ):
         with pytest.raises(InputError, match=message):

@@ -18,7 +18,7 @@ from tilewright.dataflow.errors import InputError
 from tilewright.hls_templates.rtl.bfloat import float_sum
 from tilewright.hls_templates.rtl.cell import N_FLAGS, CellKind, Wires, build_cell
 from tilewright.hls_templates.rtl.control import Grid, build_control, control_inputs, control_outputs
-from tilewright.hls_templates.rtl.pe import PeKind, pe_kind, product_bits
+from tilewright.hls_templates.rtl.pe import PeKind, PeName, pe_kind, product_bits
 from tilewright.hls_templates.rtl.wires import constant, delayed, fields, held, packed
 from tilewright.sim.architecture import MatrixArray, Stationarity
 
@@ -59,23 +59,33 @@ def counter_limit(size_bits: int) -> int:
     return (1 << size_bits) - 1
 
 
-def grid_of(array: MatrixArray) -> Grid:
-    """The grid that one of `array`'s arrays is built as.
+_ARITHMETIC: Mapping[str, PeName] = {
+    "mac": "int", "packed_mac": "int", "ternary_add": "ternary", "shift_add": "shift_add",
+}  # fmt: skip
+#: PEs whose weights are codes have one width of them.
+_KINDS_WITH_CODES = {"ternary": 2, "shift_add": 4}
 
-    Raises InputError for arithmetic that no PE here has, naming it.
+
+def grid_of(array: MatrixArray) -> Grid:
+    """The grid that one of `array`'s arrays is built as; a packed multiplier is built as two plain ones.
+
+    Raises InputError for arithmetic, a discipline or widths that no array here has, naming them.
     """
     weight_bits, activation_bits = array.operand_bits
-    names = {"ternary_add": "ternary", "shift_add": "shift_add"}
-    if array.arithmetic in names:
-        kind = pe_kind(names[array.arithmetic], array.accumulator_bits)
-    elif array.arithmetic in ("mac", "packed_mac"):
-        kind = PeKind("int", activation_bits, weight_bits, array.accumulator_bits)
-    else:
-        raise InputError(f"{array.name}: no PE is built for arithmetic {array.arithmetic!r}")
-    if not all(2 <= bits <= 16 for bits in array.operand_bits) or product_bits(kind) > kind.sum_bits > 64:
+    if array.arithmetic not in _ARITHMETIC or array.discipline != "systolic":
+        what = array.arithmetic if array.arithmetic not in _ARITHMETIC else array.discipline
+        raise InputError(f"{array.name}: no RTL is built for an array of {what!r}")
+    name = _ARITHMETIC[array.arithmetic]
+    kind = PeKind(name, activation_bits, weight_bits, array.accumulator_bits)
+    wanted = _KINDS_WITH_CODES.get(name, weight_bits)
+    if not (
+        weight_bits == wanted
+        and all(2 <= bits <= 16 for bits in array.operand_bits)
+        and product_bits(kind) <= kind.sum_bits <= 64
+    ):
         raise InputError(
-            f"{array.name}: no PE is built for operands of {weight_bits} and {activation_bits} bits"
-            f" with sums of {array.accumulator_bits}"
+            f"{array.name}: no {name} PE is built for weights of {weight_bits} bits, activations of"
+            f" {activation_bits} and sums of {array.accumulator_bits}"
         )
     return array_grid(array.rows, array.cols, array.stationarity, drain_overlap=array.drain_overlap, pe=kind)
 
