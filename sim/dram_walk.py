@@ -1,7 +1,7 @@
 """One channel on its way through an endless stream: looks for a period of its whole state and skips it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ from tilewright.sim.dram_config import DramConfig
 from tilewright.sim.dram_trace import Ints, offer_ticks
 
 SEARCH_LIMIT_REQUESTS = 1 << 25  # how far to look for a period before refusing
-_CHUNK_REQUESTS = 8192  # requests are made in chunks of at least so many
-_KEPT_CHUNKS = 64  # of a stack's requests, for its other channels
+_CHUNK_REQUESTS = 8192  # requests of a channel are made in chunks of about so many
+_CHUNK_OF_UNREPEATED = 1 << 20
 _LATE = b"late"
 _COUNTERS = (
     at.N_SERVED, at.LATENCY_SUM, at.N_LATENCIES, at.N_HITS, at.N_ACTIVATES, at.N_REFRESHES, at.N_FORWARDED,
@@ -43,7 +43,7 @@ class AddressPeriod:
 
 
 class Addresses:
-    """The requests of a stream by channel, in chunks of whole address periods where these are short."""
+    """The requests of a stream by channel: those of an address period, repeated with their rows moved on."""
 
     def __init__(
         self,
@@ -56,38 +56,51 @@ class Addresses:
         self._config = config
         self._bursts = bursts
         self._is_write = is_write
-        self._chunks: dict[int, tuple[Ints, Ints]] = {}
         self.period = period
         self.n_requests = n_requests
         self.repeats = period.n_requests <= SEARCH_LIMIT_REQUESTS // 2
-        per_chunk = -(-_CHUNK_REQUESTS // period.n_requests)
-        self.chunk = period.n_requests * per_chunk if self.repeats else 1 << 20
+        self._column_bits = config.organisation.bursts_per_row.bit_length() - 1
+        if self.repeats:
+            self._owner, self._table = self._decode(0, min(period.n_requests, n_requests))
 
-    def piece(self, first: int, n: int, channel: int) -> tuple[Ints, Ints]:
-        """Places in the stream and request table (4, n) of the requests first .. first + n - 1 of a channel."""
-        if first not in self._chunks or self._chunks[first][0].size != n:
-            if len(self._chunks) >= _KEPT_CHUNKS:
-                self._chunks.pop(next(iter(self._chunks)))
-            self._chunks[first] = channel_requests(
-                self._config, self._bursts(first, n), np.full(n, self._is_write)
-            )
-        owner, table = self._chunks[first]
-        if self._config.organisation.channels == 1:
-            return np.arange(first, first + n), table
-        mine = np.flatnonzero(owner == channel)
-        return first + mine, np.ascontiguousarray(table[:, mine])
+    def _decode(self, first: int, n: int) -> tuple[Ints, Ints]:
+        return channel_requests(self._config, self._bursts(first, n), np.full(n, self._is_write))
 
-    def first_period(self, channel: int) -> Ints:
-        """The requests of a channel in the first address period, or in the first chunk without one."""
-        n = min(self.period.n_requests if self.repeats else self.chunk, self.n_requests)
-        places, table = self.piece(0, min(self.chunk, self.n_requests), channel)
-        return table[:, : int(np.searchsorted(places, n))]
+    def in_a_period(self, channel: int) -> tuple[Ints, Ints]:
+        """Places and request table of a channel in the first address period."""
+        mine = np.flatnonzero(self._owner == channel)
+        return mine, np.ascontiguousarray(self._table[:, mine])
 
     def fingerprint(self, channel: int) -> bytes:
         """Equal for channels with equal requests in every whole address period."""
         if not self.repeats:
             return channel.to_bytes(4, "little")
-        return hashlib.blake2b(self.first_period(channel).tobytes()).digest()
+        return hashlib.blake2b(self.in_a_period(channel)[1].data).digest()
+
+    def rest(self, first: int, channel: int) -> Iterator[tuple[Ints, Ints]]:
+        """Places in the stream and request tables (4, n) of a channel's requests from `first` on, in pieces.
+
+        `first` is where a whole number of address periods ends, the last one.
+        """
+        if self.repeats:
+            places, table = self.repeated(first // self.period.n_requests, 1, self.in_a_period(channel))
+            n = int(np.searchsorted(places, self.n_requests))
+            yield places[:n], np.ascontiguousarray(table[:, :n])
+            return
+        for begin in range(first, self.n_requests, _CHUNK_OF_UNREPEATED):
+            owner, table = self._decode(begin, min(_CHUNK_OF_UNREPEATED, self.n_requests - begin))
+            mine = np.flatnonzero(owner == channel)
+            yield begin + mine, np.ascontiguousarray(table[:, mine])
+
+    def repeated(self, first_period: int, n_periods: int, pattern: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+        """The same of `n_periods` whole periods; pattern: as of `in_a_period`."""
+        places, table = pattern
+        p = self.period
+        turn = np.arange(first_period, first_period + n_periods).repeat(places.size)
+        bank, row, tag, is_write = np.tile(table, n_periods)
+        row = p.first_row + (row - p.first_row + turn % p.n_rows * p.rows) % p.n_rows
+        tag = (row << self._column_bits) | (tag & ((1 << self._column_bits) - 1))
+        return np.tile(places, n_periods) + turn * p.n_requests, np.array((bank, row, tag, is_write))
 
 
 class Walk:
@@ -101,7 +114,8 @@ class Walk:
         self._code = code
         self._ticks_per_request = period_cycles * config.ticks_per_cycle
         self._index = channel
-        self._own = int(source.first_period(channel).shape[1])  # requests of an address period
+        self._pattern = source.in_a_period(channel) if source.repeats else None
+        self._own = self._pattern[0].size if self._pattern else 0  # requests of an address period
         self._seen: dict[bytes, tuple[int, Ints, Ints]] = {}
         self._late_since = 0  # position from which on every offer of a paced load has been overdue
         self._end = 0  # where `serve_whole_periods` has stopped
@@ -116,22 +130,20 @@ class Walk:
         if self._own == 0:
             self.n_skipped = self._end
             return
+        per_chunk = -(-_CHUNK_REQUESTS // self._own)
         position = 0
         while position < self._end:
-            position = self._serve_chunk(position, min(self._source.chunk, self._end - position))
+            n_periods = min(per_chunk, (self._end - position) // period)
+            position = self._serve_periods(position, n_periods)
             self._refuse(position)
 
     def finish(self, channel: int) -> Channel:
         """The state after the requests of `channel` beyond the last whole period, all served."""
         own = Channel(self.channel.table.copy(), self.channel.out.copy())
         own.table[at.SCALAR, at.LOOK_PERIOD] = 0
-        position, total = self._end, self._source.n_requests
-        while position < total:
-            n = min(self._source.chunk, total - position)
-            run(own, self._requests(position, n, channel), drain=position + n == total)
-            position += n
-        if self._end == total:
-            run(own, Requests(np.zeros((4, 0), np.int64), np.zeros(0, np.int64)), drain=True)
+        for places, table in self._source.rest(self._end, channel):
+            run(own, self._requests(places, table), drain=False)
+        run(own, Requests(np.zeros((4, 0), np.int64), np.zeros(0, np.int64)), drain=True)
         return own
 
     def _refuse(self, position: int) -> None:
@@ -143,15 +155,15 @@ class Walk:
                 f"{limit} requests, {self._source.n_requests} cannot be extrapolated"
             )
 
-    def _requests(self, first: int, n: int, channel: int) -> Requests:
-        places, table = self._source.piece(first, n, channel)
-        if self._code != at.PACED:
-            return Requests(table, np.zeros(0, np.int64))
-        return Requests(table, offer_ticks(self._ticks_per_request, places))
+    def _requests(self, places: Ints, table: Ints) -> Requests:
+        ticks = offer_ticks(self._ticks_per_request, places) if self._code == at.PACED else places[:0]
+        return Requests(table, ticks)
 
-    def _serve_chunk(self, first: int, n: int) -> int:
-        """Serve a chunk of whole periods, looking at the state after each refresh; where to go on."""
-        requests = self._requests(first, n, self._index)
+    def _serve_periods(self, first: int, n_periods: int) -> int:
+        """Serve whole periods from `first` on, looking at the state after each refresh; where to go on."""
+        period = self._source.period.n_requests
+        assert self._pattern is not None
+        requests = self._requests(*self._source.repeated(first // period, n_periods, self._pattern))
         scalars = self.channel.table[at.SCALAR]
         begin, size = 0, requests.table.shape[1]
         while begin < size:
@@ -161,10 +173,10 @@ class Walk:
             begin = int(scalars[at.POSITION])
             looks = scalars[at.N_REFRESHES] != n_refreshes or not self._config.refresh_interval_cycles
             if looks and not self.n_skipped:
-                position = first + begin // self._own * self._source.period.n_requests
+                position = first + begin // self._own * period
                 if (after := self._skip(position)) != position:
                     return after
-        return first + n
+        return first + n_periods * period
 
     def _skip(self, position: int) -> int:
         """Skip periods when the state at `position` is one seen before; the new position."""
@@ -244,8 +256,6 @@ class Walk:
         """More requests of the stream than can be offered before the next look at the state."""
         c, m = self._config, self.channel.table
         ticks = 4 * (c.refresh_interval_cycles + c.refresh_cycles) * c.ticks_per_cycle
-        served = (
-            ticks * c.n_data_buses // (c.burst_cycles * c.ticks_per_cycle) if ticks else self._source.chunk
-        )
+        served = ticks * c.n_data_buses // (c.burst_cycles * c.ticks_per_cycle) if ticks else _CHUNK_REQUESTS
         own = served + int(m[at.FIXED, at.N_NODES])
         return (own // self._own + 2) * self._source.period.n_requests
