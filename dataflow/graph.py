@@ -128,11 +128,16 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class LayerClass:
-    """`count` layers that share one graph; a network is a tuple of them, in execution order."""
+    """`count` layers that share one graph; a network is a tuple of them, in execution order.
+
+    `shares` names the class whose parameters and caches these layers use once more: a later step's, or a
+    backward pass's.
+    """
 
     name: str
     graph: Graph
     count: int
+    shares: str = ""
 
     def __post_init__(self) -> None:
         if self.count <= 0:

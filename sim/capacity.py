@@ -5,39 +5,75 @@ from functools import lru_cache
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.graph import Graph, Network
-from tilewright.dataflow.tensor import Role
+from tilewright.dataflow.tensor import Role, Tensor
 from tilewright.sim.device import Device
 from tilewright.sim.dram_config import DramConfig
 
 _WEIGHTS = (Role.WEIGHT, Role.ADAPTER)
+_KEPT = (Role.ACTIVATION, Role.STATE, Role.INDEX)
 
 
 @dataclass(frozen=True, slots=True)
 class Residents:
-    """Bytes that stay in DRAM for the whole run, and the most that activations take at once."""
+    """Bytes that stay in DRAM for the whole run, and the most that activations take at once.
+
+    `training_bytes` are gradients of parameters, an optimizer's state, and what a forward pass keeps for
+    the backward one.
+    """
 
     weight_bytes: int
     cache_bytes: int
     activation_bytes: int
+    training_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.cache_bytes + self.activation_bytes
+        return self.weight_bytes + self.cache_bytes + self.activation_bytes + self.training_bytes
 
 
 @lru_cache(maxsize=256)
 def residents_of(network: Network) -> Residents:
-    """Weights and adapters of all layers (a tied table counts at both of its places), caches after the step,
-    activations of the layer that holds most."""
-    weight_bytes = cache_bytes = 0
+    """Weights and adapters of all layers (a tied table counts at both of its places), caches after the last
+    step, activations of the layer that holds most.
+
+    Classes that share what another one holds add nothing to it; the largest of their caches counts.
+    """
+    count_of = {layer.name: layer.count for layer in network if not layer.shares}
+    weight_bytes = training_bytes = 0
+    cache_of: dict[str, int] = {}
     for layer in network:
-        for tensor in layer.graph.tensors:
-            is_input = tensor.name in layer.graph.inputs
-            if tensor.role in _WEIGHTS and is_input:
-                weight_bytes += layer.count * layer.graph.n_bytes(tensor.name)
-            elif tensor.role is Role.KV_CACHE and not is_input:
-                cache_bytes += layer.count * layer.graph.n_bytes(tensor.name)
-    return Residents(weight_bytes, cache_bytes, max(_activation_bytes(layer.graph) for layer in network))
+        held = _held_bytes(layer.graph)
+        if not layer.shares:
+            weight_bytes += layer.count * held["weights"]
+        else:
+            training_bytes += layer.count * held["training"]
+        name = layer.shares or layer.name
+        cache_of[name] = max(cache_of.get(name, 0), count_of.get(name, layer.count) * held["caches"])
+    most = max(_activation_bytes(layer.graph) for layer in network)
+    return Residents(weight_bytes, sum(cache_of.values()), most, training_bytes)
+
+
+def _held_bytes(graph: Graph) -> dict[str, int]:
+    """Bytes of one layer by what they are: `training` is what a class that shares another's takes in."""
+    found = {"weights": 0, "caches": 0, "training": 0}
+    trains = any(tensor.role is Role.GRADIENT for tensor in graph.tensors)
+    inputs = set(graph.inputs)
+    for tensor in graph.tensors:
+        is_input, n_bytes = tensor.name in inputs, graph.n_bytes(tensor.name)
+        if tensor.role in _WEIGHTS and is_input:
+            found["weights"] += n_bytes
+        elif tensor.role is Role.KV_CACHE and not is_input:
+            found["caches"] += n_bytes
+        elif trains and (is_input if tensor.role in _KEPT else _is_of_parameter(tensor, graph)):
+            found["training"] += n_bytes
+    return found
+
+
+def _is_of_parameter(tensor: Tensor, graph: Graph) -> bool:
+    """An optimizer's state, or a parameter's gradient where it is made; it has no rank of the batch."""
+    if tensor.role is Role.OPTIMIZER:
+        return tensor.name in graph.inputs
+    return tensor.role is Role.GRADIENT and "b" not in tensor.ranks and tensor.name in graph.outputs
 
 
 def _activation_bytes(graph: Graph) -> int:
@@ -61,7 +97,7 @@ def check_capacity(network: Network, device: Device) -> None:
         raise InputError(
             f"workload does not fit the memory of {device.name}: needs {needed.total_bytes:,} bytes"
             f" (weights {needed.weight_bytes:,}, caches {needed.cache_bytes:,}, activations"
-            f" {needed.activation_bytes:,}), has {available:,}"
+            f" {needed.activation_bytes:,}, training {needed.training_bytes:,}), has {available:,}"
         )
 
 

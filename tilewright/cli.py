@@ -49,6 +49,10 @@ Lowering = Annotated[
     str | None, typer.Option(help="reference (as executed) or hardware (factored, masked tiles skipped)")
 ]
 Logits = Annotated[str | None, typer.Option(help="all or last positions; default by lowering")]
+Optimizer = Annotated[
+    str | None, typer.Option(help="of a training step: adamw (default), adam8bit, momentum, sgd, none")
+]
+Recompute = Annotated[str | None, typer.Option(help="in a training step: none (default), attention or layer")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]
 Out = Annotated[Path, typer.Option(help="folder for the results")]
 Workers = Annotated[int, typer.Option(min=1, help="processes")]
@@ -109,6 +113,8 @@ def count(
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
+    optimizer: Optimizer = None,
+    recompute: Recompute = None,
     as_json: Json = False,
 ) -> None:
     """Count parameters, operations and bytes.
@@ -140,6 +146,8 @@ def simulate(
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
+    optimizer: Optimizer = None,
+    recompute: Recompute = None,
     template: Annotated[str | None, typer.Option(help="family, default sequential")] = None,
     device: Annotated[str | None, typer.Option(help="device, default u280")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="parameter of the template, k=v")] = None,
@@ -328,7 +336,7 @@ def cascade_check(
 #: Options of `count` and `simulate` that are fields of a WORKLOAD.yaml.
 _TERMS = (
     "adapter", "adapter_mode", "phase", "batch", "seq", "decoder_seq", "image", "samples",
-    "output_tokens", "cache", "lowering", "logits",
+    "output_tokens", "cache", "lowering", "logits", "optimizer", "recompute",
 )  # fmt: skip
 
 

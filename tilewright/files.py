@@ -117,6 +117,8 @@ class WorkloadFile(_File):
     lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None
     attention: str | None = None
+    optimizer: str | None = None
+    recompute: str | None = None
 
 
 class StudyWorkload(WorkloadFile):

@@ -58,12 +58,23 @@ def counts(name: str, figures: Mapping[str, Any]) -> None:
     """Headline counts, then the operators."""
     table = _table(f"{name}, lowering {figures['lowering']}", "count", "value")
     for key, value in figures.items():
-        if key not in ("ops", "lowering"):
+        if key not in ("ops", "lowering", "saved_activations"):
             table.add_row(key, _figure(value))
     operators = _table("", "operator", "kind", "MACs", "repeat")
     for entry in figures["ops"]:
         operators.add_row(entry["name"], entry["kind"], _figure(entry["macs"]), _figure(entry["repeat"]))
-    _print(table, "", operators)
+    _print(table, "", operators, *_kept(figures["saved_activations"]))
+
+
+def _kept(entries: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """What a training step keeps for its backward pass; nothing in other phases."""
+    if not entries:
+        return ()
+    table = _table("", "kept for the backward pass", "made by", "bytes", "layers")
+    for entry in entries:
+        place = f"{entry['layer']}.{entry['tensor']}"
+        table.add_row(place, entry["operator"], _figure(entry["n_bytes"]), _figure(entry["count"]))
+    return ("", table)
 
 
 def report(result: "Report", explained: Sequence[Mapping[str, Any]] | None) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.operator import Kind, Operator
 from tilewright.dataflow.tensor import DTYPE_BITS, Role
+from tilewright.workloads.ledger import Kept, kept_activations, peak_training_bytes
+from tilewright.workloads.optimizer import gradient_bytes, state_bytes
 from tilewright.workloads.run import KEPT_ROWS, Parameter
 from tilewright.workloads.workload import Workload
 
@@ -37,7 +39,9 @@ class Counts:
 
     `flops_total` is the sum of linear, attention_bmm, conv and other; `flops_other` is the sum of
     moe_expert_bmm, ssm_bmm and other_bmm; the output head is part of linear, `flops_bmm_all` is
-    what is neither linear nor a convolution. `params_base` are those
+    what is neither linear nor a convolution. `saved_activation_bytes` is what a training step's forward
+    pass keeps for the backward one, tensor by tensor in `saved_activations`; `peak_training_bytes` holds
+    it, parameters, gradients, the optimizer's state and what is live. `params_base` are those
     of the model without its adapter, `params_base_model_only` without its head either. `n_ops_bmm` and
     `out_elems_bmm` cover every contraction that is neither linear nor a convolution; a contraction in a
     recurrence is one call per step.
@@ -72,8 +76,13 @@ class Counts:
     kv_cache_bytes_fp16: int
     weight_bytes: int
     peak_activation_bytes: int
+    saved_activation_bytes: int
+    gradient_bytes: int
+    optimizer_state_bytes: int
+    peak_training_bytes: int
     lowering: str
     ops: tuple[OpCount, ...]
+    saved_activations: tuple[Kept, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of `count --json`."""
@@ -84,6 +93,11 @@ def count(workload: Workload) -> Counts:
     """Count a workload as its own lowering executes it."""
     flops, n_ops, elements = _operator_sums(workload)
     other = sum(flops[share] for share in ("moe_expert_bmm", "ssm_bmm", "other_bmm"))
+    weight_bytes: int = sum(
+        parameter.count * -(-parameter.n_elements * DTYPE_BITS[parameter.dtype] // 8)
+        for parameter in workload.parameters
+        if not parameter.tied_to
+    )
     return Counts(
         **_parameter_sums(workload.parameters),
         flops_total=flops["linear"] + flops["attention_bmm"] + flops["conv"] + other,
@@ -107,12 +121,9 @@ def count(workload: Workload) -> Counts:
             layer.count * _cache_elements(layer.graph) * _BYTES_FP16
             for layer in workload.last_step or workload.network
         ),
-        weight_bytes=sum(
-            parameter.count * -(-parameter.n_elements * DTYPE_BITS[parameter.dtype] // 8)
-            for parameter in workload.parameters
-            if not parameter.tied_to
-        ),
+        weight_bytes=weight_bytes,
         peak_activation_bytes=max(peak_activation_bytes(layer.graph) for layer in workload.network),
+        **_training_sums(workload, weight_bytes),
         lowering=workload.lowering,
         ops=tuple(
             OpCount(f"{layer.name}.{operator.name}", operator.kind.value, layer.graph.macs(operator),
@@ -121,6 +132,23 @@ def count(workload: Workload) -> Counts:
             for operator in layer.graph.operators
         ),
     )  # fmt: skip
+
+
+def _training_sums(workload: Workload, weight_bytes: int) -> dict[str, Any]:
+    """What a training step holds; zeros in other phases."""
+    trains = workload.phase == "train"
+    dtype = workload.precision.dtype(Role.GRADIENT)
+    gradients = gradient_bytes(workload.parameters, dtype) if trains else 0
+    states = state_bytes(workload.parameters, workload.run.training.optimizer) if trains else 0
+    kept = kept_activations(workload.network) if trains else ()
+    stored = weight_bytes + gradients + states
+    return {
+        "saved_activation_bytes": sum(entry.count * entry.n_bytes for entry in kept),
+        "gradient_bytes": gradients,
+        "optimizer_state_bytes": states,
+        "peak_training_bytes": peak_training_bytes(workload.network, stored) if trains else 0,
+        "saved_activations": kept,
+    }
 
 
 def _operator_sums(workload: Workload) -> tuple[Counter[str], Counter[str], Counter[str]]:
@@ -187,7 +215,7 @@ def _n_joined(graph: Graph) -> int:
     return len(names) - len(set(names))
 
 
-def _parameter_sums(stored: tuple[Parameter, ...]) -> dict[str, int]:
+def _parameter_sums(stored: tuple[Parameter, ...]) -> dict[str, Any]:
     parameters = tuple(parameter for parameter in stored if parameter.storage == "parameter")
     buffers = [parameter for parameter in stored if parameter.storage != "parameter"]
     own = [parameter for parameter in parameters if not parameter.tied_to]

@@ -86,7 +86,7 @@ class _Backward:
         """Add the operators from the gradient of an operator's output to those of its inputs."""
         if operator.name in self.done:
             return
-        past = [access for access in operator.inputs if operator.steps_back(access)]
+        past = [access for access in operator.inputs if self._is_past(operator, access)]
         if past and (len(past) > 1 or past[0].tensor != operator.output.tensor):
             raise GradientError(f"the recurrence {operator.name!r} cannot be differentiated")
         gradient = self._gradient(operator.output.tensor)
@@ -102,6 +102,12 @@ class _Backward:
         for position, access in enumerate(operator.inputs):
             if access.tensor in self.needs and access not in past:
                 self._contribute(operator, position, access, above)
+
+    def _is_past(self, operator: Operator, access: Access) -> bool:
+        """Whether an input is what an earlier step of the operator's recurrence wrote."""
+        producer = self.graph.producer.get(access.tensor)
+        in_loop = producer is not None and producer.serial_rank == operator.serial_rank
+        return in_loop and operator.steps_back(access) > 0
 
     def build(self, sources: tuple[str, ...]) -> Graph | None:
         results = [found for name in sources if (found := self._gradient(name)) is not None]
@@ -149,21 +155,18 @@ class _Backward:
         """d_scores = shares * (d_shares - sum of d_shares * shares); a sink's is less its share of the sum."""
         shares, scores = softmax.shares, softmax.exponents.inputs[0]
         rows = softmax.total.output
-        common = {"group": shares.group, "mask": shares.mask, "repeat": shares.repeat}
         dot = Access(self._tensor(f"d_{shares.output.tensor}_dot", rows.ranks), rows.indices)
-        self.operators.append(
-            Operator(
-                f"{shares.name}_backward_dot", Kind.REDUCTION, dot, (above, shares.output), "mul", "sum",
-                **common,
-            )
+        whole = Operator(
+            f"{shares.name}_backward_dot", Kind.REDUCTION, dot, (above, shares.output), "mul", "sum",
+            group=shares.group, mask=shares.mask, repeat=shares.repeat,
         )  # fmt: skip
+        self.operators.append(whole)
         if scores.tensor in self.needs:
             name = self._tensor(f"d_{scores.tensor}_{shares.name}", scores.ranks)
-            inputs = (above, shares.output, dot)
             self.operators.append(
-                Operator(
-                    f"{shares.name}_backward", Kind.POINTWISE, Access.of(name, *scores.ranks), inputs,
-                    "softmax_grad", **common,
+                replace(
+                    whole, name=f"{shares.name}_backward", kind=Kind.POINTWISE, function="softmax_grad",
+                    output=Access.of(name, *scores.ranks), inputs=(above, shares.output, dot), reduce="",
                 )
             )  # fmt: skip
             self.parts.setdefault(scores.tensor, []).append((name, scores))

@@ -8,6 +8,7 @@ from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import Adapters, LayerBuilder, Module, times
 from tilewright.workloads.head import finish
+from tilewright.workloads.optimizer import update_network
 from tilewright.workloads.run import Parameter, Run
 from tilewright.workloads.training import Step, training_network
 from tilewright.workloads.transformer import EncoderDecoder, Layer, Model, Part, Transformer
@@ -58,7 +59,9 @@ def lower(model: Model, run: Run, plan: AdapterPlan | None) -> Lowered:
     if run.phase != "train":
         return tuple(step.layer for step in executed.steps), tuple(whole.parameters)
     dtype = run.precision.dtype(Role.GRADIENT)
-    return training_network(executed.steps, dtype), tuple(whole.parameters)
+    network = training_network(executed.steps, dtype, run.training.recompute)
+    updates = update_network(whole.parameters, run.training.optimizer, dtype)
+    return (*network, *updates), tuple(whole.parameters)
 
 
 def _lower_parts(parts: tuple[Part, ...], plan: AdapterPlan | None) -> "_Lowering":

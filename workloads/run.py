@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewright.dataflow.tensor import Role
+from tilewright.workloads.policy import DEFAULT_POLICY, TrainingPolicy
 from tilewright.workloads.precision import Precision
 
 Phase = Literal[
@@ -48,6 +49,7 @@ class Run:
     looks at an encoder sees `encoder_seq` tokens of it. The first `n_prompt` of the `seq` tokens are trained
     vectors; `n_prefix` more keys and values stand before the cache of every layer. The phase `generate`
     computes the `seq` tokens of a prompt and `n_output` tokens behind them, one after the other.
+    `training` is read in the phase `train` alone.
     """
 
     phase: Phase
@@ -62,6 +64,7 @@ class Run:
     n_prompt: int = 0
     n_prefix: int = 0
     n_output: int = 0
+    training: TrainingPolicy = DEFAULT_POLICY
 
     @property
     def n_positions(self) -> int:

@@ -1,10 +1,16 @@
-"""A training step as a network: the forward classes, then the backward ones in reverse order."""
+"""A training step as a network: the forward classes, the backward ones in reverse order, the updates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.workloads.gradient import differentiate, needing_gradients
+from tilewright.workloads.policy import Recompute
+from tilewright.workloads.recompute import recomputed
+
+#: What a backward class is named after its forward class.
+BACKWARD = "_backward"
+_BLOCK = "block"  # what the name of a class of layers contains
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,10 @@ _RESULTS = (("encoder_states", "encoder"), ("text_state", "text"), ("image_state
 _FEATURES = "features_"  # and the number of a stage
 
 
-def training_network(steps: Iterable[Step], dtype: str) -> Network:
+def training_network(steps: Iterable[Step], dtype: str, recompute: Recompute) -> Network:
     """Forward and backward classes; gradients have the type `dtype`.
+
+    What a policy `recompute` does not keep of a layer, its backward class computes again.
 
     The backward pass goes down to the lowest class that holds something trained. Where the input of a
     class needs a gradient in all of its layers but the first, the first one is a class of its own.
@@ -47,9 +55,11 @@ def training_network(steps: Iterable[Step], dtype: str) -> Network:
             sources = _sources(graph, step.trained, carried)
             following = _carried_on(graph, sources, carried)
             n_layers = left if following == carried else 1
-            name = f"{step.layer.name}_backward" + ("" if n_layers == left else "_first")
+            name = step.layer.name + BACKWARD + ("" if n_layers == left else "_first")
             if (found := differentiate(graph, sources, dtype)) is not None:
-                backward.append(LayerClass(name, found, n_layers))
+                if _BLOCK in step.layer.name:
+                    found = recomputed(graph, found, recompute)
+                backward.append(LayerClass(name, found, n_layers, step.layer.name))
             carried = following
             left -= n_layers
         ends = ends | {step.stack} if "x" in carried else ends - {step.stack}

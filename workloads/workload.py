@@ -12,6 +12,7 @@ from tilewright.workloads.families import family_of
 from tilewright.workloads.generation import DEFAULT_OUTPUT_TOKENS, steps, window_limits
 from tilewright.workloads.gradient import GradientError
 from tilewright.workloads.lowering import lower
+from tilewright.workloads.policy import training_policy
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
@@ -102,6 +103,8 @@ def load_workload(
     logits: str | None = None,
     adapter_mode: str = "unmerged",
     attention: str | None = None,
+    optimizer: str | None = None,
+    recompute: str | None = None,
     name: str | None = None,
     dims: Mapping[str, int | float] | None = None,
 ) -> Workload:
@@ -117,9 +120,13 @@ def load_workload(
     decoder's as either. A vision model takes the side of a square `image` in pixels instead, one of
     waves the number of `samples`. The phase `generate` takes a prompt's tokens as `seq` (an encoder's, where
     there is one) and computes `output_tokens` (128). `logits` is
-    "last" in the hardware's lowering of a decoder and else "all" where not stated.
+    "last" in the hardware's lowering of a decoder and else "all" where not stated. A training step ends in
+    the updates of an `optimizer` ("none", "sgd", "momentum", "adam", "adamw", "adam8bit"; AdamW where not
+    stated) and may `recompute` activations in the backward pass: "none", all of a "layer", or what
+    "attention" has for pairs of tokens.
     Raises InputError for anything wrong in the files or the terms.
     """
+    training = training_policy(phase, optimizer, recompute)
     if str(model).lower().endswith(".cascade"):
         stated_terms = {
             "adapter": adapter, "batch": batch if batch != 1 else None, "seq": seq, "decoder_seq": decoder_seq,
@@ -148,6 +155,7 @@ def load_workload(
     sizes = Sizes(batch, seq, decoder_seq, cache, image, samples)
     terms = _Terms(phase, lowering, logits, attention or "three_pass")
     spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
+    run = replace(run, training=training)
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
     mode = cast(AdapterMode, adapter_mode if stated else "none")
     plan = stated.plan(spec, family.targets) if stated else None
@@ -238,7 +246,12 @@ def _generated(model: str | Path, output_tokens: int | None, cache: int | None, 
     for length, n_steps in held:
         step = load_workload(model, phase="decode", cache=length, **terms)
         network += [
-            replace(layer, name=f"step{length}_{layer.name}", count=layer.count * n_steps)
+            replace(
+                layer,
+                name=f"step{length}_{layer.name}",
+                count=layer.count * n_steps,
+                shares=layer.name,
+            )
             for layer in step.network
         ]
     if held:
@@ -295,7 +308,8 @@ def _run(model: Model, terms: _Terms, sizes: Sizes, precision: Precision, source
 
     Raises InputError that names the term, its limit and its value.
     """
-    default = "last" if terms.lowering == "hardware" and model.decodes else "all"
+    generates = model.decodes and terms.phase != "train"  # a loss is of all tokens
+    default = "last" if terms.lowering == "hardware" and generates else "all"
     logits = terms.logits or default
     _check_choice("phase", terms.phase, get_args(Phase))
     _check_choice("lowering", terms.lowering, get_args(Lowering))
