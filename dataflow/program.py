@@ -138,7 +138,8 @@ class Compute:
     A matrix leaf is C[m, n] += A[m, k] * B[k, n], repeated over `batch_ranks`: `tile` gives the
     elements of each rank and the groups say which ranks form m, n and k (a group's size is the
     product). A vector leaf evaluates each of `functions` (name, evaluations per point of its ranks):
-    its points are the product over the ranks named, "" for all of `tile`.
+    its points are the product over the ranks named, "" for all of `tile`. `cycles`, of the architecture's
+    clock, replace what the unit would take for a full tile; a smaller last tile takes its share by elements.
     """
 
     unit: Unit
@@ -151,6 +152,7 @@ class Compute:
     functions: tuple["VectorWork", ...] = ()
     operand_bits: tuple[int, int] = (8, 8)
     accumulator_bits: int = 32
+    cycles: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

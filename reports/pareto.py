@@ -119,7 +119,7 @@ def _marks(axes: "Axes", front: Front, x: str, y: str) -> None:
 def _constraint_edges(
     axes: "Axes", constraints: Sequence[Constraint], x: str, y: str, device_class: str
 ) -> None:
-    area_metric = {"asic": "area_mm2", "fpga": "used_fraction"}[device_class]
+    area_metric = "used_fraction" if device_class == "fpga" else "area_mm2"
     for constraint in constraints:
         metric = "area" if constraint.metric == area_metric else constraint.metric
         if metric == x:

@@ -71,7 +71,7 @@ def objective_named(name: str) -> Metric:
 def unit_of(name: str, device_class: str) -> str:
     """The unit of a metric on a device class; `area` is the one whose unit depends on it."""
     if name == "area":
-        return METRICS["area_mm2" if device_class == "asic" else "used_fraction"].unit
+        return METRICS["used_fraction" if device_class == "fpga" else "area_mm2"].unit
     return METRICS[name.rpartition(".")[2]].unit
 
 
@@ -174,8 +174,8 @@ def _total(weighted: Sequence[tuple[float, float]], how: Combine) -> float:
 
 
 def area_metrics(area: AreaReport) -> dict[str, float]:
-    """The metrics of an area report: mm2 on an ASIC, resources and used fractions on an FPGA."""
-    if area.device_class == "asic":
+    """The metrics of an area report: mm2 on a chip, resources and used fractions on an FPGA."""
+    if area.device_class != "fpga":
         mm2 = cast(float, area.mm2)
         return {"area": mm2, "area_mm2": mm2}
     used = cast(float, area.used_fraction)

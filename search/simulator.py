@@ -18,7 +18,7 @@ from tilewright.sim.die_cost import die_cost_usd
 from tilewright.sim.report import Report
 from tilewright.sim.space import Space
 from tilewright.sim.technology import resolve_table
-from tilewright.sim.template import template_named
+from tilewright.sim.template import check_device, template_named
 
 
 class Simulator:
@@ -32,6 +32,7 @@ class Simulator:
         self._priced = "cost" in plan.objectives or any("cost" in text for text in plan.constraints)
 
     def space(self, template: str, device: str) -> Space:
+        check_device(_template(template), device_named(device))
         return _template(template).space(device_named(device))
 
     def device_class(self, device: str) -> str:

@@ -12,22 +12,12 @@ MemoryKind = Literal["register", "lutram", "bram", "uram", "sram"]
 
 
 @dataclass(frozen=True, slots=True)
-class BlockTile:
-    """A tile of outputs that one streaming multiprocessor computes; `efficiency` is its share of the peak."""
-
-    rows: int
-    cols: int
-    efficiency: float
-
-
-@dataclass(frozen=True, slots=True)
 class MatrixArray:
     """`count` arrays of rows x cols PEs that work on one leaf together (split along n, then m).
 
     `discipline` says how a leaf runs: through our own skewed array ("systolic"), with weights preloaded under
     the block before ("preloaded", `sim.preloaded_array`), or as tiles of outputs that `count` multiprocessors
-    take in waves ("thread_blocks", `sim.thread_blocks`), for which `block_tiles` are those to choose from and
-    `efficiency` is the share of the peak that a full wave reaches.
+    take in waves ("thread_blocks"), whose schedule states the cycles (`Compute.cycles`).
     """
 
     name: str
@@ -42,8 +32,6 @@ class MatrixArray:
     clock_mhz: float | None = None  # None: the architecture's clock
     pe_cycles: tuple[int, int] = (0, 1)  # a product before its addition, an addition (`sim.arrays`)
     discipline: Discipline = "systolic"
-    block_tiles: tuple[BlockTile, ...] = ()
-    efficiency: float = 1.0
 
     @property
     def macs_per_cycle(self) -> int:

@@ -17,9 +17,12 @@ WIRING = "wiring"
 def area_of(architecture: Architecture, device: Device, table: str = "synthesis") -> AreaReport:
     """Area of `architecture` on `device`; `table` names the ASIC logic table (`sim.asic_area`).
 
+    Of a GPU it is the die of its data sheet, whatever the design.
     A design that does not fit still has an area: `check_fits` refuses it. Raises InputError for a component
     that the device class cannot have.
     """
+    if device.gpu is not None:
+        return AreaReport("gpu", mm2=device.gpu.die_mm2)
     if device.is_fpga:
         return _fpga_area(architecture, device)
     return _asic_area(architecture, device, table)

@@ -123,6 +123,8 @@ def nest_pj(nest: NestCounts, architecture: Architecture, device: Device, table:
 def price_book(architecture: Architecture, device: Device, table: str) -> PriceBook:
     """Unit prices of an architecture; `table` is a resolved name. Raises as `price` does."""
     components = architecture.component_by_name
+    if device.gpu is not None:
+        return _gpu_book(architecture, device.gpu.board_power_w, table)
     if device.is_fpga:
         fpga = fpga_table(device, table)
         mac, evaluation, buffer = _fpga_prices(fpga)
@@ -146,6 +148,22 @@ def price_book(architecture: Architecture, device: Device, table: str) -> PriceB
         dram_interface_pj_per_bit=memory.interface_pj_per_bit,
         dram_background_w=memory.background_w_per_channel * dram.channels,
         static_w=static_w,
+    )
+
+
+def _gpu_book(architecture: Architecture, board_power_w: float, table: str) -> PriceBook:
+    """A GPU draws at most its board's power limit; what its parts take is not known."""
+    (dram,) = architecture.of_kind(Dram)
+    return PriceBook(
+        table=table,
+        mac_pj=lambda *_: 0.0,
+        evaluation_pj=lambda *_: 0.0,
+        buffer_pj_per_bit={one.name: 0.0 for one in architecture.of_kind(BufferMemory)},
+        dram_name=dram.name,
+        dram_core_pj_per_bit=0.0,
+        dram_interface_pj_per_bit=0.0,
+        dram_background_w=0.0,
+        static_w=(("board_power_limit", board_power_w),),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.program import Compute, Direction, Loop, Nest, Port, Program, Transfer, Unit
-from tilewright.sim import arrays, preloaded_array, thread_blocks, vector
+from tilewright.sim import arrays, preloaded_array, vector
 from tilewright.sim.architecture import (
     Architecture,
     BufferMemory,
@@ -110,6 +110,8 @@ class LeafPricer:
     ) -> LeafCost:
         leaf = nest.leaf
         tile = {rank: shrunk(rank, elements, last) for rank, elements in leaf.tile}
+        if isinstance(leaf, Compute) and leaf.cycles is not None:
+            return LeafCost(max(1, ceil(leaf.cycles * _share(leaf, tile))))
         if isinstance(leaf, Transfer):
             assert isinstance(component, Dma)
             return self._transfer_cost(nest, leaf, component, tile)
@@ -133,7 +135,7 @@ class LeafPricer:
     def _transfer_cost(self, nest: Nest, leaf: Transfer, dma: Dma, tile: Mapping[str, int]) -> LeafCost:
         """A channel keeps `max_outstanding` bursts in flight, so it pays the latency once per such window."""
         if leaf.pace is not None:
-            share = prod(tile.values()) / prod(elements for _, elements in leaf.tile)
+            share = _share(leaf, tile)
             stream = ceil(leaf.pace.channel_cycles * share)
             service = max(1, ceil(leaf.pace.memory_cycles * share))
             own = dma.setup_cycles + self.memory.latency_cycles + stream
@@ -173,6 +175,11 @@ class LeafPricer:
         return max((-(-total // width) for (_, width), total in bits.items()), default=0)
 
 
+def _share(leaf: Compute | Transfer, tile: Mapping[str, int]) -> float:
+    """Elements of a tile over those of the leaf's full one."""
+    return prod(tile.values()) / prod(elements for _, elements in leaf.tile)
+
+
 def shrunk(rank: str, elements: int, last: Mapping[str, Loop]) -> int:
     """Elements along `rank` of a tile of `elements` when the loops in `last` stand in their last tile."""
     loop = last.get(rank)
@@ -198,8 +205,6 @@ def matrix_cycles(array: MatrixArray, leaf: Compute, tile: Mapping[str, int]) ->
         return batch * preloaded_array.leaf_cycles(
             array, *(tuple(tile[rank] for rank in group) for group in groups)
         )
-    if array.discipline == "thread_blocks":
-        return thread_blocks.leaf_cycles(array, m, n, k, batch)
     return arrays.leaf_cycles(array, m, n, k, batch)
 
 

@@ -23,7 +23,7 @@ from tilewright.sim.mapping import OBJECTIVES
 from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
 from tilewright.sim.technology import resolve_table, tables_used
-from tilewright.sim.template import Template, template_named
+from tilewright.sim.template import Template, check_device, template_named
 from tilewright.sim.validated import errors_of
 
 Fidelity = Literal["bound", "tile"]
@@ -75,6 +75,7 @@ def evaluate(
     """
     device = device_named(design.device)
     template = _template(design.template)
+    check_device(template, device)
     parameters = template.space(device).complete(design.parameters)
     architecture = template.build(parameters, device)
     report = evaluate_architecture(

@@ -69,7 +69,7 @@ class Extrapolation:
 class AreaReport:
     """Area of a design: `mm2` on an ASIC; resources and their used fractions on an FPGA."""
 
-    device_class: str  # "asic" or "fpga"
+    device_class: str  # "asic", "fpga" or "gpu"
     mm2: float | None = None
     lut: int | None = None
     ff: int | None = None

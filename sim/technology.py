@@ -23,6 +23,7 @@ from tilewright.dataflow.errors import InputError, nearest
 from tilewright.sim.device import Device
 
 ASIC_TABLES = ("horowitz_jouppi", "horowitz_stillmaker")
+GPU_TABLES = ("board_power_limit",)  # times the time: what parts of a GPU take is not known
 FPGA_TABLES = ("vivado_mid", "vivado_low", "vivado_high")
 DEFAULT = "default"
 _DATA = Path(__file__).parent / "data"
@@ -54,7 +55,7 @@ def resolve_table(device: Device, table: str = DEFAULT) -> str:
 
     Raises InputError for a name that the device's class does not have (closest one named).
     """
-    known = FPGA_TABLES if device.is_fpga else ASIC_TABLES
+    known = FPGA_TABLES if device.is_fpga else GPU_TABLES if device.gpu else ASIC_TABLES
     if table == DEFAULT:
         return known[0]
     if table not in known:
@@ -68,6 +69,8 @@ def resolve_table(device: Device, table: str = DEFAULT) -> str:
 def tables_used(device: Device, table: str = DEFAULT) -> tuple[str, ...]:
     """Names of all tables behind energy and area on `device`, for the report."""
     name = resolve_table(device, table)
+    if device.gpu is not None:
+        return (f"energy:{name}", "area:data_sheet")
     if device.is_fpga:
         return (f"energy:{name}", "area:yosys_xcup", "dram:per_bit_by_standard", "vector:operation_counts")
     return (f"energy:{name}", "area:synthesis", "dram:per_bit_by_standard", "vector:operation_counts")

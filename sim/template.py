@@ -12,6 +12,7 @@ from tilewright.sim.device import Device
 from tilewright.sim.space import Space, Value
 
 ENTRY_POINT_GROUP = "tilewright.templates"
+_BUILT_CLASSES = ("fpga", "asic")
 
 
 class Template(Protocol):
@@ -41,12 +42,28 @@ class Template(Protocol):
 
 def templates() -> dict[str, Template]:
     """All families by name: our own and those that other packages register."""
+    from tilewright.sim.gpu_like import GpuLike
     from tilewright.sim.sequential import Sequential
+    from tilewright.sim.systolic_ws import SystolicWs
 
-    found: dict[str, Template] = {"sequential": Sequential()}
+    own: tuple[Template, ...] = (GpuLike(), Sequential(), SystolicWs())
+    found: dict[str, Template] = {template.name: template for template in own}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry.name, entry.load()())
     return found
+
+
+def check_device(template: Template, device: Device) -> None:
+    """Raises InputError where a family cannot be built on a class of devices.
+
+    A family may name its classes as `device_classes`; one that does not is for FPGAs and chips.
+    """
+    classes = getattr(template, "device_classes", _BUILT_CLASSES)
+    if device.device_class not in classes:
+        raise InputError(
+            f"template {template.name!r} is for devices of class {' or '.join(classes)},"
+            f" {device.name} is of class {device.device_class!r}"
+        )
 
 
 def template_named(name: str) -> Template:

@@ -17,7 +17,7 @@ from tilewright.hierarchy import declared_architecture
 from tilewright.sim.architecture import Dram
 from tilewright.sim.design import Design
 from tilewright.sim.device import device_named
-from tilewright.sim.template import template_named
+from tilewright.sim.template import check_device, template_named
 
 if TYPE_CHECKING:
     from tilewright.sim.architecture import Architecture
@@ -211,7 +211,9 @@ def from_file(path: Path, settings: list[str] | None) -> Run:
 
 
 def _check_design(design: Design) -> None:
-    template_named(design.template).space(device_named(design.device)).complete(design.parameters)
+    template, device = template_named(design.template), device_named(design.device)
+    check_device(template, device)
+    template.space(device).complete(design.parameters)
 
 
 def _settings(settings: list[str] | None) -> "dict[str, Value]":

@@ -1,0 +1,48 @@
+"""What the templates say of measured rows, through the same schedule and engine as every simulation."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from tilewright.dataflow.errors import InputError
+from tilewright.hardware_points import CYCLES, HardwarePoint, Layer
+from tilewright.sim.architecture import Architecture, Dram
+from tilewright.sim.device import device_named
+from tilewright.sim.engine import compile_program, run
+from tilewright.sim.evaluate import run_layer
+from tilewright.sim.rated_memory import memory_of
+from tilewright.sim.space import Value
+from tilewright.sim.systolic_ws import layer_program
+from tilewright.sim.template import check_device, template_named
+
+#: The memories of the measured Gemmini, which no tile filled.
+_WS_MEMORIES: tuple[tuple[str, Value], ...] = (("scratchpad_kib", 4096), ("accumulator_kib", 4096))
+
+
+def predict(point: HardwarePoint, constants: Mapping[str, float], device: str = "") -> float:
+    """Our figure for a point, in its unit; `constants` replace the fitted ones, `device` the point's.
+
+    Raises InputError where the template refuses the work.
+    """
+    if point.work is None:
+        raise InputError(point.skipped_because or "nothing to run")
+    if isinstance(point.work, Layer):
+        parameters = (*_WS_MEMORIES, *constants.items())
+        architecture = _built(point.template, device or point.device, parameters)
+        return float(_layer_cycles(point.work, architecture))
+    parameters = (("precision", point.precision), *constants.items())
+    architecture = _built(point.template, device or point.device, parameters)
+    cycles = run_layer(point.work, architecture, point.template).timing.latency_cycles
+    return cycles if point.unit == CYCLES else cycles / architecture.clock_mhz
+
+
+@lru_cache(maxsize=64)
+def _built(template: str, device: str, parameters: tuple[tuple[str, Value], ...]) -> Architecture:
+    family, target = template_named(template), device_named(device)
+    check_device(family, target)
+    return family.build(dict(parameters), target)
+
+
+def _layer_cycles(work: Layer, architecture: Architecture) -> int:
+    program = layer_program(work.layer, work.tiling, architecture)
+    (dram,) = architecture.of_kind(Dram)
+    return run(compile_program(program, architecture, memory_of(dram, architecture.clock_mhz))).latency_cycles
