@@ -35,12 +35,13 @@ __all__ = [
 
 def workload_of(file: WorkloadFile, folder: Path, lowering: str = "hardware") -> Workload:
     """Load what a workload file names; its paths are relative to `folder`."""
-    terms = file.model_dump(exclude={"model", "adapter", "precision", "lowering", "weight"})
+    terms = file.model_dump(exclude={"model", "adapter", "precision", "lowering", "weight", "attention"})
     return load_workload(
         _resolved(file.model, folder),
         adapter=None if file.adapter is None else _resolved(file.adapter, folder),
         precision=file.precision.stated(),
         lowering=file.lowering or lowering,
+        attention=None if file.attention is None else _resolved(file.attention, folder),
         **terms,
     )
 

@@ -49,6 +49,9 @@ Lowering = Annotated[
     str | None, typer.Option(help="reference (as executed) or hardware (factored, masked tiles skipped)")
 ]
 Logits = Annotated[str | None, typer.Option(help="all or last positions; default by lowering")]
+Attention = Annotated[
+    str | None, typer.Option(help="three_pass (default), one_pass, or a cascade's name or file")
+]
 Optimizer = Annotated[
     str | None, typer.Option(help="of a training step: adamw (default), adam8bit, momentum, sgd, none")
 ]
@@ -113,6 +116,7 @@ def count(
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
+    attention: Attention = None,
     optimizer: Optimizer = None,
     recompute: Recompute = None,
     as_json: Json = False,
@@ -146,6 +150,7 @@ def simulate(
     cache: Cache = None,
     lowering: Lowering = None,
     logits: Logits = None,
+    attention: Attention = None,
     optimizer: Optimizer = None,
     recompute: Recompute = None,
     template: Annotated[str | None, typer.Option(help="family, default sequential")] = None,
@@ -336,7 +341,7 @@ def cascade_check(
 #: Options of `count` and `simulate` that are fields of a WORKLOAD.yaml.
 _TERMS = (
     "adapter", "adapter_mode", "phase", "batch", "seq", "decoder_seq", "image", "samples",
-    "output_tokens", "cache", "lowering", "logits", "optimizer", "recompute",
+    "output_tokens", "cache", "lowering", "logits", "attention", "optimizer", "recompute",
 )  # fmt: skip
 
 

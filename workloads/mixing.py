@@ -1,15 +1,11 @@
-"""The attention itself: scores of queries and keys, softmax, mixed values, in three passes or one."""
+"""The attention itself: scores of queries and keys, softmax, mixed values, in three passes or by a cascade."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Mask
-from tilewright.workloads.builder import LayerBuilder, word
-
-#: Keys in a tile of the one-pass form; a mapping may cut the tiles of the hardware otherwise.
-ONE_PASS_TILE = 128
+from tilewright.workloads.builder import LayerBuilder
 
 #: A tensor of heads: the access of its element at (token, head, channel) of batch b.
 HeadRows = Callable[[Index, Index, Index], Access]
@@ -44,15 +40,15 @@ class Form(Protocol):
 
 
 def mix(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> str:
-    """Softmax attention of ranks h, m, e, f and the keys' rank; returns mixed[b, m, h, f].
+    """Attention of ranks h, m, e, f and the keys' rank, by softmax in three passes or by the run's cascade.
 
-    Raises InputError for one pass where the scores are biased or bounded.
+    Returns mixed[b, m, h, f]. Raises InputError for a cascade that does not fit the model.
     """
     if builder.run.attention == "three_pass":
         return _three_passes(builder, heads, form, mask)
-    if form.biased or form.softcap or form.sinks:
-        raise InputError("attention 'one_pass' does not know what this model does to its scores")
-    return _one_pass(builder, heads, form, mask)
+    from tilewright.workloads.mixing_cascade import mix_by_cascade
+
+    return mix_by_cascade(builder, heads, form, mask)
 
 
 def _three_passes(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> str:
@@ -100,53 +96,6 @@ def _add_bias(builder: LayerBuilder, score: str, ranks: tuple[str, ...], mask: M
         builder.input(bias, ranks[1:])
     terms = (builder.access(score), builder.access(bias))
     return builder.pointwise("score_bias", "biased_scores", terms, "add", group="attention", mask=mask)
-
-
-def _one_pass(builder: LayerBuilder, heads: Heads, form: Form, mask: Mask | None) -> str:
-    """The cascade `attention_one_pass`: keys in tiles, maximum and sums run along."""
-    from tilewright.dataflow.cascade import load_cascade
-    from tilewright.dataflow.passes import rename_graph
-
-    p, keys = form.prefix, form.keys_rank
-    sizes = {rank: builder.size((rank,)) for rank in ("b", "h", "m", "e", "f")}
-    sizes |= {"n": builder.size((keys,)), "hkv": form.n_kv_heads}
-    sizes["n0"] = min(ONE_PASS_TILE, sizes["n"])
-    precision = builder.run.precision
-    types = {"activation": precision.activations, "state": precision.accumulators}
-    graph = load_cascade("attention_one_pass").bind(sizes, types, skip_masked=mask is not None)
-    graph = rename_graph(graph, ranks={"n": keys, "n1": f"{keys}1", "n0": f"{keys}0"})
-    for rank in (f"{keys}1", f"{keys}0"):
-        builder.rank(rank, graph.size(rank))
-    rows = {"Q": heads.query, "K": heads.key, "V": heads.value}
-
-    def access(there: Access) -> Access:
-        if there.tensor not in rows and there.tensor != "AV":
-            return replace(there, tensor=p + word(there.tensor))
-        batch, head, token, channel = there.indices
-        if there.tensor == "AV":
-            return Access(f"{p}mixed", (batch, token, head, channel))
-        return rows[there.tensor](token, head, channel)
-
-    for tensor in graph.tensors:
-        if tensor.name == "AV":
-            builder.tensor(f"{p}mixed", ("b", "m", "h", "f"), tensor.role, tensor.dtype)
-        elif tensor.name not in rows:
-            builder.tensor(p + word(tensor.name), tensor.ranks, tensor.role, tensor.dtype)
-    for operator in graph.operators:
-        window = operator.mask and mask and replace(operator.mask, lower=mask.lower)
-        builder.append(
-            replace(
-                operator, name=p + word(operator.name), output=access(operator.output), group="attention",
-                inputs=tuple(map(access, operator.inputs)), mask=window or operator.mask,
-                parameters=_scaled(operator.parameters, form.score_scale),
-            )
-        )  # fmt: skip
-    return f"{p}mixed"
-
-
-def _scaled(parameters: tuple[tuple[str, float], ...], scale: float) -> tuple[tuple[str, float], ...]:
-    """The parameters with the model's own scale in the place of the cascade's 1 / sqrt(e)."""
-    return tuple((name, scale if name == "scale" else value) for name, value in parameters)
 
 
 def _shared_head(form: Form) -> Index:

@@ -49,7 +49,8 @@ class Run:
     looks at an encoder sees `encoder_seq` tokens of it. The first `n_prompt` of the `seq` tokens are trained
     vectors; `n_prefix` more keys and values stand before the cache of every layer. The phase `generate`
     computes the `seq` tokens of a prompt and `n_output` tokens behind them, one after the other.
-    `training` is read in the phase `train` alone.
+    `training` is read in the phase `train` alone. `attention` is a form or the name or file of a cascade,
+    `attention_sizes` what is stated of its own ranks and numbers.
     """
 
     phase: Phase
@@ -59,12 +60,13 @@ class Run:
     precision: Precision
     lowering: Lowering
     logits: Logits
-    attention: AttentionForm = "three_pass"
+    attention: AttentionForm | str = "three_pass"
     encoder_seq: int = 0
     n_prompt: int = 0
     n_prefix: int = 0
     n_output: int = 0
     training: TrainingPolicy = DEFAULT_POLICY
+    attention_sizes: tuple[tuple[str, int | float], ...] = ()
 
     @property
     def n_positions(self) -> int:

@@ -120,8 +120,9 @@ def load_workload(
     decoder's as either. A vision model takes the side of a square `image` in pixels instead, one of
     waves the number of `samples`. The phase `generate` takes a prompt's tokens as `seq` (an encoder's, where
     there is one) and computes `output_tokens` (128). `logits` is
-    "last" in the hardware's lowering of a decoder and else "all" where not stated. A training step ends in
-    the updates of an `optimizer` ("none", "sgd", "momentum", "adam", "adamw", "adam8bit"; AdamW where not
+    "last" in the hardware's lowering of a decoder and else "all" where not stated. `attention` is "three_pass",
+    "one_pass", or a cascade from Q, K and V to AV, by name or file, whose own ranks `dims` binds. A training
+    step ends in the updates of an `optimizer` ("none", "sgd", "momentum", "adam", "adamw", "adam8bit"; AdamW where not
     stated) and may `recompute` activations in the backward pass: "none", all of a "layer", or what
     "attention" has for pairs of tokens.
     Raises InputError for anything wrong in the files or the terms.
@@ -138,7 +139,7 @@ def load_workload(
         return _generated(
             model, output_tokens, cache, adapter=adapter, batch=batch, seq=seq, decoder_seq=decoder_seq,
             image=image, samples=samples, precision=precision, lowering=lowering, logits=logits or "last",
-            adapter_mode=adapter_mode, attention=attention, name=name,
+            adapter_mode=adapter_mode, attention=attention, name=name, dims=dims,
         )  # fmt: skip
     if output_tokens is not None:
         raise InputError(f"output_tokens belong to the phase generate, got phase {phase!r}")
@@ -146,7 +147,7 @@ def load_workload(
         onnx_sizes = Sizes(batch, seq, decoder_seq, cache, image)
         onnx_terms = _Terms(phase, lowering, logits, attention or "three_pass")
         return _from_onnx(Path(model), onnx_terms, onnx_sizes, precision, adapter, name, dims)
-    if dims:
+    if dims and attention in (None, "three_pass"):
         raise InputError(f"dims bind dimensions of an .onnx file, {str(model)!r} is none, and no .cascade")
     values, source, model_name = _model_values(model)
     model_type, family = family_of(values, source)
@@ -155,7 +156,7 @@ def load_workload(
     sizes = Sizes(batch, seq, decoder_seq, cache, image, samples)
     terms = _Terms(phase, lowering, logits, attention or "three_pass")
     spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
-    run = replace(run, training=training)
+    run = replace(run, training=training, attention_sizes=tuple((dims or {}).items()))
     _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
     mode = cast(AdapterMode, adapter_mode if stated else "none")
     plan = stated.plan(spec, family.targets) if stated else None
@@ -167,6 +168,8 @@ def load_workload(
         raise InputError(f"{stated.source if stated else source}: {error}") from None
     except GradientError as error:
         raise InputError(f"{source}: phase train: {error}") from None
+    if attention and not any(op.group == "attention" for layer in network for op in layer.graph.operators):
+        raise InputError(f"{source}: attention {attention!r}: {model_type} has no attention")
     if plan and mode != "unmerged":  # lowered with the adapter all the same: a wrong one is refused
         network, parameters = lower(spec, run, None)
     if mode == "merged":
@@ -314,16 +317,24 @@ def _run(model: Model, terms: _Terms, sizes: Sizes, precision: Precision, source
     _check_choice("phase", terms.phase, get_args(Phase))
     _check_choice("lowering", terms.lowering, get_args(Lowering))
     _check_choice("logits", logits, get_args(Logits))
-    _check_choice("attention", terms.attention, get_args(AttentionForm))
+    _check_attention(terms.attention)
     phase = cast(Phase, terms.phase)
     model, seq, encoder_seq = fitted(model, phase, sizes, source)
     if not model.decodes and logits == "last":
         raise InputError(f"{source}: logits 'last': {model.model_type} is an encoder, all its tokens count")
     run = Run(
         phase, sizes.batch, seq, sizes.cache or 0, precision, cast(Lowering, terms.lowering),
-        cast(Logits, logits), cast(AttentionForm, terms.attention), encoder_seq,
+        cast(Logits, logits), terms.attention, encoder_seq,
     )  # fmt: skip
     return model, run
+
+
+def _check_attention(attention: str) -> None:
+    """Raises InputError unless it is a form, the name of a cascade or a file of one."""
+    if not attention.endswith(".cascade"):
+        from tilewright.dataflow.cascade import cascade_names
+
+        _check_choice("attention", attention, (*get_args(AttentionForm), *cascade_names()))
 
 
 def _check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
