@@ -15,7 +15,7 @@ Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Bias = Literal["none", "all", "lora_only"]
 TunerBias = Literal[
     "none", "all", "vera_only", "boft_only", "oft_only", "hra_only", "miss_only", "fourier_only",
-    "vblora_only", "randlora_only", "c3a_only",
+    "vblora_only", "randlora_only", "c3a_only", "MiSS_only", "waveft_only", "glora_only",
 ]  # fmt: skip
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"]
 
@@ -235,7 +235,7 @@ class OftFile(TunerFile):
     r: Annotated[int, Field(ge=0, le=MAX_RANK)] = 0
     oft_block_size: Annotated[int, Field(ge=0, le=2**20)] = 32
     block_share: bool = False
-    use_cayley_neumann: Literal[True] = True
+    use_cayley_neumann: bool = True
     num_cayley_neumann_terms: Annotated[int, Field(ge=4, le=64)] = 5
     bias: TunerBias = "none"
 
@@ -249,5 +249,28 @@ class OftFile(TunerFile):
 class MissFile(TunerFile):
     r: Rank = 64
     mini_r: Annotated[int, Field(gt=0, le=MAX_RANK)] = 1
-    init_weights: bool | Literal["mini"] = True
+    init_weights: bool | Literal["mini", "bat"] = True
+    bias: TunerBias = "none"
+
+
+class HiraFile(TunerFile):
+    """HiRA; the reference library reads a rank pattern and then gives every module the rank `r`."""
+
+    r: Rank = 32
+
+
+class GloraFile(TunerFile):
+    """GLoRA with the forms of its parts that it has by default."""
+
+    r: Rank = 4
+    config_A_B: Literal["lora"] = "lora"  # noqa: N815 as the files spell it
+    config_C: Literal["lora"] = "lora"  # noqa: N815
+    config_D_E: Literal["constant"] = "constant"  # noqa: N815
+    bias: TunerBias = "none"
+
+
+class WaveFile(TunerFile):
+    n_frequency: Annotated[int, Field(gt=0, le=2**30)] = 2592
+    n_frequency_pattern: dict[str, Annotated[int, Field(gt=0, le=2**30)]] | None = None
+    proportional_parameters: Literal[False] = False
     bias: TunerBias = "none"

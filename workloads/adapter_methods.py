@@ -13,6 +13,8 @@ from tilewright.workloads.adapter_file import (
     BottleneckFile,
     CirculantFile,
     FourierFile,
+    GloraFile,
+    HiraFile,
     HraFile,
     Ia3File,
     LohaFile,
@@ -31,6 +33,7 @@ from tilewright.workloads.adapter_file import (
     TunerFile,
     VectorBankFile,
     VeraFile,
+    WaveFile,
 )
 from tilewright.workloads.adapter_plan import Change, Trained, TunerPlan
 from tilewright.workloads.attention import Attention
@@ -59,6 +62,7 @@ from tilewright.workloads.tuners import (
     Spectrum,
     Vera,
 )
+from tilewright.workloads.weight_updates import BlockAffine, GeneralUpdate, HadamardProduct, Wavelets
 
 F = TypeVar("F", bound=AdapterFile)
 
@@ -281,22 +285,28 @@ def _loha(file: LohaFile, site: Site) -> TunerPlan:
     ranks = file.rank_pattern or {}
     for pattern in ranks:
         check_pattern(pattern, "rank_pattern", site.source)
-
-    def change(_module: Module, path: str) -> Hadamard:
-        return Hadamard(by_pattern(ranks, path, file.r))
-
-    return _tuner(file, site, change, patterns=ranks)
+    return _tuner(file, site, lambda _, path: Hadamard(by_pattern(ranks, path, file.r)), patterns=ranks)
 
 
-def _fourier(file: FourierFile, site: Site) -> TunerPlan:
+def _hira(file: HiraFile, site: Site) -> TunerPlan:
+    site.check_rank(file.r)
+    return _tuner(file, site, _always(HadamardProduct(file.r)))
+
+
+def _transformed(file: FourierFile | WaveFile, site: Site, change: Callable[[int], Change]) -> TunerPlan:
+    """`change` of the number of entries that the file states for a module."""
     counts = file.n_frequency_pattern or {}
     for pattern in counts:
         check_pattern(pattern, "n_frequency_pattern", site.source)
+    return _tuner(
+        file, site, lambda _, path: change(by_pattern(counts, path, file.n_frequency)), patterns=counts,
+        trained=_trained(file, file.bias),
+    )  # fmt: skip
 
-    def change(_module: Module, path: str) -> Spectrum:
-        return Spectrum(by_pattern(counts, path, file.n_frequency))
 
-    return _tuner(file, site, change, patterns=counts, trained=_trained(file, file.bias))
+def _glora(file: GloraFile, site: Site) -> TunerPlan:
+    site.check_rank(file.r)
+    return _tuner(file, site, _always(GeneralUpdate(file.r)), trained=_trained(file, file.bias))
 
 
 def _road(file: RoadFile, site: Site) -> TunerPlan:
@@ -305,13 +315,16 @@ def _road(file: RoadFile, site: Site) -> TunerPlan:
 
 
 def _oft(file: OftFile, site: Site) -> TunerPlan:
-    change = BlockRotation(file.oft_block_size, file.r, file.num_cayley_neumann_terms, file.block_share)
+    terms = file.num_cayley_neumann_terms if file.use_cayley_neumann else 0
+    change = BlockRotation(file.oft_block_size, file.r, terms, file.block_share)
     return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
 
 
 def _miss(file: MissFile, site: Site) -> TunerPlan:
     site.check_rank(file.r)
-    change = ShardSum(file.r, file.mini_r if file.init_weights == "mini" else 0)
+    change: Change = ShardSum(file.r, file.mini_r if file.init_weights == "mini" else 0)
+    if file.init_weights == "bat":
+        change = BlockAffine(file.r)
     return _tuner(file, site, _always(change), trained=_trained(file, file.bias))
 
 
@@ -331,7 +344,15 @@ def _tokens(file: TokensFile, site: Site) -> PassivePlan:
 
 
 #: What families call the table of tokens, for files that do not say.
-_TABLE_NAMES = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in")
+_TABLE_NAMES = (
+    "embed_tokens",
+    "wte",
+    "word_embeddings",
+    "shared",
+    "embed_in",
+    "embeddings",
+    "tok_embeddings",
+)
 
 
 METHODS: Mapping[str, AdapterMethod[Any]] = {
@@ -343,7 +364,10 @@ METHODS: Mapping[str, AdapterMethod[Any]] = {
     "LOKR": AdapterMethod(LokrFile, _lokr),
     "BOFT": AdapterMethod(BoftFile, _boft),
     "LOHA": AdapterMethod(LohaFile, _loha),
-    "FOURIERFT": AdapterMethod(FourierFile, _fourier),
+    "HIRA": AdapterMethod(HiraFile, _hira),
+    "GLORA": AdapterMethod(GloraFile, _glora),
+    "FOURIERFT": AdapterMethod(FourierFile, lambda file, site: _transformed(file, site, Spectrum)),
+    "WAVEFT": AdapterMethod(WaveFile, lambda file, site: _transformed(file, site, Wavelets)),
     "ROAD": AdapterMethod(RoadFile, _road),
     "OFT": AdapterMethod(OftFile, _oft),
     "MISS": AdapterMethod(MissFile, _miss),

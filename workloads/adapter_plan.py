@@ -87,8 +87,8 @@ class LayerChanges:
         return output
 
     def trains(self, path: str, parameter: str) -> bool:
-        if parameter != "bias" or self.trained.bias == "none":
-            return False
+        if parameter != "bias" or self.trained.bias == "none" or self.copies(path):
+            return False  # of a module that is kept twice only the copy is trained
         return self.trained.bias == "all" or path in self._by_path
 
     def replaces_rows(self, table: str) -> bool:

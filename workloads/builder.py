@@ -1,6 +1,6 @@
 """Building one layer's graph operator by operator, with its parameters and its adapters."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, Protocol
@@ -137,6 +137,27 @@ class LayerBuilder:
     def note_linear(self, module: str) -> None:
         """Note a linear module that is not computed as one, so that adapters find it."""
         self.modules.append(Module(self.full_path(module), "linear"))
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        return self._ranks
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self._tensors.values())
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        return tuple(self._operators.values())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self._inputs)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Tensors that are live-out besides the layer's result."""
+        return tuple(self._kept)
 
     def has(self, tensor: str) -> bool:
         """Whether a tensor is declared."""
@@ -370,6 +391,10 @@ class LayerBuilder:
         bias = self._linear_weight(linear, "bias", linear.output, linear.bias_tied_to)
         inputs = (self.access(output), self.access(bias))
         return self.pointwise(f"{name}_bias", f"{name}_out", inputs, "add", group=linear.group)
+
+    def stored_weight(self, linear: Linear) -> str:
+        """The weight of a module whose product an adapter makes of another one; declared once."""
+        return self._linear_weight(linear, "weight", (*linear.inner, *linear.output), "")
 
     def _linear_weight(self, linear: Linear, parameter: str, ranks: tuple[str, ...], tied_to: str) -> str:
         if linear.alias:

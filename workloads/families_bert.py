@@ -94,7 +94,9 @@ def _bert_head(config: BertConfig, task: str, masked: _Masked, pooler: Stage) ->
     epsilon = config.layer_norm_eps
     match task_of(config, task):
         case "SEQ_CLS":
-            return Head("classifier", config.n_labels, bias=True, stages=(pooler,), selects="first")
+            return Head(
+                "classifier", config.n_labels, bias=True, adapts=True, stages=(pooler,), selects="first"
+            )
         case "FEATURE_EXTRACTION":
             return Head(stages=(pooler,), selects="first")
         case _ as found:
@@ -106,7 +108,14 @@ def _roberta(model_type: str, config: RobertaConfig, task: str) -> Transformer:
     match task_of(config, task):
         case "SEQ_CLS":
             dense = Stage("classifier.dense", "tanh")
-            head = Head("classifier.out_proj", config.n_labels, bias=True, stages=(dense,), selects="first")
+            head = Head(
+                "classifier.out_proj",
+                config.n_labels,
+                bias=True,
+                adapts=True,
+                stages=(dense,),
+                selects="first",
+            )
         case "FEATURE_EXTRACTION":
             head = Head(stages=(Stage("roberta.pooler.dense", "tanh", part="body"),), selects="first")
         case _ as found:
@@ -120,9 +129,9 @@ def _each_token(
 ) -> Head:
     """A head over every token: of token labels, of answer spans, or the masked language model's."""
     if task == "TOKEN_CLS":
-        return Head("classifier", config.n_labels, bias=True)
+        return Head("classifier", config.n_labels, bias=True, adapts=True)
     if task == "QUESTION_ANS":
-        return Head("qa_outputs", 2, bias=True)
+        return Head("qa_outputs", 2, bias=True, adapts=True)
     norm = Norm(masked.norm, "layernorm", epsilon, ("c",), bias=True)
     table = f"{prefix}.embeddings.word_embeddings" if config.tie_word_embeddings else ""
     stages = (Stage(masked.transform, function, norm),)
@@ -195,11 +204,13 @@ def _distilbert_head(config: DistilBertConfig, task: str) -> Head | None:
     match task_of(config, task):
         case "SEQ_CLS":
             stage = Stage("pre_classifier", "relu")
-            return Head("classifier", config.n_labels, bias=True, stages=(stage,), selects="first")
+            return Head(
+                "classifier", config.n_labels, bias=True, adapts=True, stages=(stage,), selects="first"
+            )
         case "TOKEN_CLS":
-            return Head("classifier", config.n_labels, bias=True)
+            return Head("classifier", config.n_labels, bias=True, adapts=True)
         case "QUESTION_ANS":
-            return Head("qa_outputs", 2, bias=True)
+            return Head("qa_outputs", 2, bias=True, adapts=True)
         case "FEATURE_EXTRACTION":
             return None
     norm = Norm("vocab_layer_norm", "layernorm", _DISTILBERT_EPSILON, ("c",), bias=True)

@@ -107,7 +107,9 @@ def _albert_head(config: AlbertConfig, task: str) -> Head:
     pooler = Stage("albert.pooler", "tanh", part="body")
     match task_of(config, task):
         case "SEQ_CLS":
-            return Head("classifier", config.n_labels, bias=True, stages=(pooler,), selects="first")
+            return Head(
+                "classifier", config.n_labels, bias=True, adapts=True, stages=(pooler,), selects="first"
+            )
         case "FEATURE_EXTRACTION":
             return Head(stages=(pooler,), selects="first")
         case "TOKEN_CLS" | "QUESTION_ANS" as found:
@@ -121,8 +123,8 @@ def _albert_head(config: AlbertConfig, task: str) -> Head:
 def _labels(config: ConfigFile, task: str) -> Head:
     """A head over each token's state: labels, or the ends of an answer."""
     if task == "TOKEN_CLS":
-        return Head("classifier", config.n_labels, bias=True)
-    return Head("qa_outputs", 2, bias=True)
+        return Head("classifier", config.n_labels, bias=True, adapts=True)
+    return Head("qa_outputs", 2, bias=True, adapts=True)
 
 
 def _electra(config: ElectraConfig, task: str) -> Transformer:
@@ -143,7 +145,14 @@ def _electra_head(config: ElectraConfig, task: str) -> Head | None:
     match task_of(config, task):
         case "SEQ_CLS":
             dense = Stage("classifier.dense", "gelu")
-            return Head("classifier.out_proj", config.n_labels, bias=True, stages=(dense,), selects="first")
+            return Head(
+                "classifier.out_proj",
+                config.n_labels,
+                bias=True,
+                adapts=True,
+                stages=(dense,),
+                selects="first",
+            )
         case "FEATURE_EXTRACTION":
             return None
         case "TOKEN_CLS" | "QUESTION_ANS" as found:
@@ -268,7 +277,9 @@ def _deberta_head(config: DebertaConfig, task: str) -> Head | None:
     match task_of(config, task):
         case "SEQ_CLS":
             dense = Stage("pooler.dense", config.pooler_hidden_act)
-            return Head("classifier", config.n_labels, bias=True, stages=(dense,), selects="first")
+            return Head(
+                "classifier", config.n_labels, bias=True, adapts=True, stages=(dense,), selects="first"
+            )
         case "FEATURE_EXTRACTION":
             return None
         case "TOKEN_CLS" | "QUESTION_ANS" as found:
@@ -379,11 +390,11 @@ def _modern_head(config: ModernBertConfig, task: str) -> Head | None:
     match found:
         case "SEQ_CLS":
             selects: Literal["first", "mean"] = "first" if config.classifier_pooling == "cls" else "mean"
-            return Head("classifier", config.n_labels, bias=True, stages=stages, selects=selects)
+            return Head("classifier", config.n_labels, bias=True, adapts=True, stages=stages, selects=selects)
         case "TOKEN_CLS":
-            return Head("classifier", config.n_labels, bias=True, stages=stages)
+            return Head("classifier", config.n_labels, bias=True, adapts=True, stages=stages)
         case "QUESTION_ANS":
-            return Head("classifier", 2, bias=True, stages=stages)
+            return Head("classifier", 2, bias=True, adapts=True, stages=stages)
     table = "model.embeddings.tok_embeddings" if config.tie_word_embeddings else ""
     return Head("decoder", config.vocab_size, table, config.decoder_bias, stages=stages)
 

@@ -134,13 +134,15 @@ def _wave_head(config: Wav2Vec2Config, task: str) -> Head | None:
     match task_of(config, task), ending:
         case "SEQ_CLS", _:
             stage = Stage("projector", width=config.classifier_proj_size)
-            return Head("classifier", config.n_labels, bias=True, stages=(stage,), selects="mean_behind")
+            return Head(
+                "classifier", config.n_labels, bias=True, adapts=True, stages=(stage,), selects="mean_behind"
+            )
         case "FEATURE_EXTRACTION", _:
             return None
         case _, "PreTraining":
             return Head("project_hid", config.proj_codevector_dim, bias=True)
         case _, "AudioFrameClassification":
-            return Head("classifier", config.n_labels, bias=True)
+            return Head("classifier", config.n_labels, bias=True, adapts=True)
         case _, "CTC":
             return Head("lm_head", config.vocab_size, bias=True)
     raise ValueError(f"architectures: {config.architecture[:60]!r} of wav2vec2 is not supported")
@@ -182,7 +184,7 @@ def _spectrogram(config: SpectrogramConfig, task: str) -> Transformer:
     inner = FeedForward("mlp", config.intermediate_size, "fc1", "fc2", config.hidden_act, bias=True)
     norms = (layer_norm("layernorm_before", epsilon), layer_norm("layernorm_after", epsilon))
     head = Head(
-        "classifier.dense", config.n_labels, bias=True, selects="first_two",
+        "classifier.dense", config.n_labels, bias=True, adapts=True, selects="first_two",
         norm=layer_norm("classifier.layernorm", epsilon),
     )  # fmt: skip
     bare = task_of(config, task) == "FEATURE_EXTRACTION"

@@ -114,8 +114,11 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
         n_tokens, first = 1, run.seq - 1
     elif head:
         n_tokens, first = run.seq - head.skips, head.skips
+    place = shifted("t", first)
+    if run.lengths and n_tokens == 1:  # one token of each sequence, wherever it ends
+        n_tokens, place = run.n_sequences, Index()
     builder.rank("t", n_tokens)
-    source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
+    source = Access(x, (Index.of("b"), place, Index.of("d")))
     if head and head.selects == "first_and_mean":
         return _first_and_mean(builder, x, source, norm)
     if head and head.selects == "mean_first":
@@ -165,11 +168,11 @@ def text_head(
     """
     match task_of(config, task):
         case "SEQ_CLS":
-            return Head("score", config.n_labels)
+            return Head("score", config.n_labels, adapts=True)
         case "TOKEN_CLS":
-            return Head("score", config.n_labels, bias=True)
+            return Head("score", config.n_labels, bias=True, adapts=True)
         case "QUESTION_ANS":
-            return Head("qa_outputs", 2, bias=True)
+            return Head("qa_outputs", 2, bias=True, adapts=True)
         case "FEATURE_EXTRACTION":
             return None
     return Head("lm_head", vocab_size, tied_to=table if tied else "", bias=bias)

@@ -58,7 +58,7 @@ class Reflections(Change):
         chain = make(builder, name, unit, identity, (x, y, z))
         factors = (builder.access(identity), Access.of(chain, y, z))
         made = builder.contraction(f"{name}_hra_apply", f"{name}_hra_matrix", (x, z), factors, "adapter")
-        weight = builder.access(builder.weight(linear.module, "weight", (*linear.inner, *linear.output)))
+        weight = builder.access(builder.stored_weight(linear))
         row = Access(made, (flat_index(builder, linear.inner), Index.of(z)))
         rotated = builder.contraction(
             f"{name}_hra_rotate", f"{name}_hra_weight", (z, *linear.output), (weight, row), "adapter"
