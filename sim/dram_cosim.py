@@ -125,6 +125,7 @@ def _accept(m: Any, out: Any, q: Any, a: Any, requests: Any, offered: Any, posit
     offered[ACCEPTED_TICK, p] = now
     position[source] = p
     a[N_ACCEPTED] += 1
+    m[at.SCALAR, at.END] = a[N_ACCEPTED]
     a[LEFT] -= 1
     q[NEXT, r] += 1
     return int(now + 1)
@@ -158,10 +159,10 @@ def share_two_buses(
     """
     while not _is_over(m, q, until):
         wake = _accept(m, out, q, a, requests, offered, position)
-        accept(m, out, offered[:, : a[N_ACCEPTED]], none, False)
+        accept(m, out, offered, none, False)
         begin_tick(m)
         now = m[at.SCALAR, at.CLOCK]
-        end_tick(m, _tick_two_buses(m, out), 0)
+        end_tick(m, _tick_two_buses(m, out))
         _hold(m, now, wake)
 
 
@@ -172,10 +173,10 @@ def share_one_bus(
     """As `share_two_buses` with one command bus."""
     while not _is_over(m, q, until):
         wake = _accept(m, out, q, a, requests, offered, position)
-        accept(m, out, offered[:, : a[N_ACCEPTED]], none, False)
+        accept(m, out, offered, none, False)
         begin_tick(m)
         now = m[at.SCALAR, at.CLOCK]
-        end_tick(m, _tick_one_bus(m, out), 0)
+        end_tick(m, _tick_one_bus(m, out))
         _hold(m, now, wake)
 
 
@@ -186,10 +187,10 @@ def share_clocked_bus(
     """As `share_two_buses` with a data clock to be started."""
     while not _is_over(m, q, until):
         wake = _accept(m, out, q, a, requests, offered, position)
-        accept(m, out, offered[:, : a[N_ACCEPTED]], none, False)
+        accept(m, out, offered, none, False)
         begin_tick(m)
         now = m[at.SCALAR, at.CLOCK]
-        end_tick(m, _tick_clocked_bus(m, out), 0)
+        end_tick(m, _tick_clocked_bus(m, out))
         _hold(m, now, wake)
 
 
@@ -215,7 +216,7 @@ def share_bank_queues(
     """As `share_two_buses` with a command queue per bank; writes left in the buffer count as done at the end."""
     while not _is_over(m, q, until):
         wake = _accept(m, out, q, a, requests, offered, position)
-        _offer_bank_queues(m, out, offered[:, : a[N_ACCEPTED]], none)
+        _offer_bank_queues(m, out, offered, none)
         if _settle_leftovers(m, out, q, a):
             return
         m[at.SCALAR, at.WAKE] = at.NEVER
