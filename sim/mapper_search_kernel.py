@@ -1,0 +1,391 @@
+"""Branch and bound over the tiles of one level: what may still beat the best mapping known.
+
+Bounds are admissible: what is undecided is charged nothing or what it costs at least, so a mapping that is
+pruned is no better than the one that is kept.
+"""
+
+import numpy as np
+
+from tilewright.dataflow.kernel import kernel
+from tilewright.sim.mapspace_kernel import (
+    Choice,
+    FloatArray,
+    IntArray,
+    SpaceArrays,
+    State,
+    evaluate,
+    refine,
+    used_words,
+)
+
+LATENCY, ENERGY, PRODUCT, MIX = range(4)
+#: Relative difference under which two costs are equal: rounding of sums in another order.
+TIE = 1e-11
+#: Columns of a row of candidates before its tiles: the two bounds, the spread, the order.
+HEAD = 4
+EVALUATED, PRUNED, BOUNDED = range(3)
+
+
+@kernel
+def weigh(goal: FloatArray, energy: float, cycles: float, cost: FloatArray) -> None:
+    """Write what is minimised, and what decides between equals, to cost[0] and cost[1].
+
+    goal: kind, pJ per cycle at rest, pJ of the multipliers, weight of a cycle, weight of a pJ.
+    """
+    energy += goal[1] * cycles + goal[2]
+    if goal[0] == LATENCY:
+        cost[0], cost[1] = cycles, energy
+    elif goal[0] == ENERGY:
+        cost[0], cost[1] = energy, cycles
+    elif goal[0] == PRODUCT:
+        cost[0], cost[1] = energy * cycles, energy
+    else:
+        cost[0], cost[1] = goal[3] * cycles + goal[4] * energy, energy
+
+
+@kernel
+def worse(cost: FloatArray, best: FloatArray) -> bool:
+    """Whether `cost` (first and second measure) is no better than `best`."""
+    if cost[0] > best[0] * (1 + TIE):
+        return True
+    return bool(cost[0] >= best[0] * (1 - TIE) and cost[1] >= best[1] * (1 - TIE))
+
+
+@kernel
+def lowest(
+    space: SpaceArrays, choice: Choice, state: State, stage: int, inner: FloatArray, goal: FloatArray,
+    cost: FloatArray,
+) -> None:  # fmt: skip
+    """Write the least cost that any order of the loops above `stage` leaves to `cost`.
+
+    inner: (pJ, cycles) that whatever is undecided takes at least.
+    """
+    first, second = np.inf, np.inf
+    mask = state.trips[stage - 1]
+    for row in range(space.order_ptr[mask], space.order_ptr[mask + 1]):
+        state.free[stage - 1] = space.order_free[row]
+        evaluate(space, choice, state, stage, False)
+        weigh(goal, state.found[0] + inner[0], max(state.found[1], inner[1]), cost)
+        first, second = min(first, cost[0]), min(second, cost[1])
+    cost[0], cost[1] = first, second
+
+
+@kernel
+def outer_level(state: State, r: int, stage: int) -> int:
+    """The last level outside `stage` whose tile of rank `r` is decided."""
+    level = stage - 1
+    while state.kap[level, r] == 0:
+        level -= 1
+    return level
+
+
+@kernel
+def place(space: SpaceArrays, state: State, r: int, stage: int, tile: int, positions: int) -> None:
+    """Give rank `r` a tile at `stage` and positions of the fan-out above, and derive its facts."""
+    outer = outer_level(state, r, stage)
+    tau = min(tile * positions, state.kap[outer, r])
+    state.kap[stage, r] = tile
+    state.spread[stage - 1, r] = positions
+    for level in range(outer + 1, stage):
+        state.kap[level, r] = tau
+    refine(space, state, r, outer, stage)
+    for level in range(outer + 1, stage):
+        state.kap[level, r] = 0
+    bit = 1 << r
+    state.trips[stage - 1] &= ~bit
+    if outer == stage - 1 and tau < state.kap[outer, r]:
+        state.trips[stage - 1] |= bit
+
+
+@kernel
+def defer(space: SpaceArrays, state: State, r: int, stage: int) -> None:
+    """Let the tile of rank `r` at `stage` be that of the next level inside; its loop stands above `stage`."""
+    outer = outer_level(state, r, stage)
+    place(space, state, r, stage, state.kap[outer, r], 1)
+    state.kap[stage, r] = 0
+    if outer == stage - 1:
+        state.trips[stage - 1] |= 1 << r
+
+
+@kernel
+def may_defer(space: SpaceArrays, choice: Choice, r: int, stage: int, last: int) -> bool:
+    """Whether no tensor kept at `stage` depends on rank `r`, so that only the place of its loop matters."""
+    if stage >= last or space.fan[stage - 1]:
+        return False
+    needed = 0
+    for t in range(space.relevant.size):
+        if choice.keep[stage, t]:
+            needed |= space.relevant[t]
+    return bool(not needed >> r & 1)
+
+
+@kernel
+def table_of(
+    space: SpaceArrays, state: State, stage: int, options: IntArray, n_options: IntArray, table: FloatArray,
+    loops: IntArray,
+) -> None:  # fmt: skip
+    """Facts of every rank for each of its tiles and positions: (R, options, values + 1, F), the last the least.
+
+    loops: (R, options, values + 1), 1 where the loop above `stage` has more than one trip; -1 where the
+    positions leave some of the fan-out idle, or a tile cut off where only divisors are asked for.
+    """
+    n_ranks = space.sizes.size
+    for r in range(n_ranks):
+        outer = outer_level(state, r, stage)
+        whole = state.kap[outer, r]
+        first = space.value_ptr[(stage - 1) * n_ranks + r]
+        end = space.value_ptr[(stage - 1) * n_ranks + r + 1]
+        for i in range(n_options[r]):
+            tile = options[r, i]
+            best = end - first
+            loops[r, i, best] = 1
+            table[r, i, best] = np.inf
+            for v in range(end - first):
+                positions = space.values[first + v]
+                loops[r, i, v] = -1
+                if tile == 0:
+                    defer(space, state, r, stage)
+                else:
+                    if positions > 1 and (positions - 1) * tile >= whole:
+                        continue
+                    if space.divisors_only and whole % (tile * positions):
+                        continue
+                    place(space, state, r, stage, tile, positions)
+                table[r, i, v] = state.facts[r]
+                loops[r, i, v] = state.trips[stage - 1] >> r & 1
+                loops[r, i, best] &= loops[r, i, v]
+                for f in range(table.shape[3]):
+                    table[r, i, best, f] = min(table[r, i, best, f], table[r, i, v, f])
+                if tile == 0:
+                    break
+
+
+@kernel
+def table_end(space: SpaceArrays, stage: int, r: int) -> int:
+    """Where the least facts stand in the table, after one entry for each number of positions of rank `r`."""
+    at = (stage - 1) * space.sizes.size + r
+    return int(space.value_ptr[at + 1] - space.value_ptr[at])
+
+
+@kernel
+def load(state: State, r: int, stage: int, facts: FloatArray, loop: int) -> None:
+    """Take facts of rank `r` from the table."""
+    for f in range(facts.size):
+        state.facts[r, f] = facts[f]
+    bit = 1 << r
+    if loop:
+        state.trips[stage - 1] |= bit
+    else:
+        state.trips[stage - 1] &= ~bit
+
+
+@kernel
+def options_of(
+    space: SpaceArrays, choice: Choice, state: State, stage: int, last: int, fixed: IntArray,
+    options: IntArray, n_options: IntArray,
+) -> None:  # fmt: skip
+    """Tiles of every rank at `stage`, ascending: (R, n). 0 stands for the tile of the next level inside.
+
+    fixed: (R,) a tile that is given, or 0.
+    """
+    for r in range(space.sizes.size):
+        outer = outer_level(state, r, stage)
+        whole = state.kap[outer, r]
+        n = 0
+        if stage == space.fan.size:
+            options[r, n] = 1
+            n = 1
+        elif fixed[r] > 0:
+            options[r, n] = min(fixed[r], whole)
+            n = 1
+        elif may_defer(space, choice, r, stage, last):
+            options[r, n] = 0
+            n = 1
+            if outer == stage - 1:
+                options[r, n] = whole
+                n = 2
+        else:
+            for i in range(space.tile_ptr[r], space.tile_ptr[r + 1]):
+                tile = space.tiles[i]
+                if tile <= whole and not (space.divisors_only and whole % tile):
+                    options[r, n] = tile
+                    n += 1
+        n_options[r] = n
+
+
+@kernel
+def expand(
+    space: SpaceArrays, choice: Choice, state: State, stage: int, last: int, fixed: IntArray,
+    reserved_words: float, inner: FloatArray, goal: FloatArray, best: FloatArray, tally: IntArray, rows: FloatArray,
+) -> int:  # fmt: skip
+    """Go through the tiles, spreads and orders of one stage; returns how many rows were written.
+
+    Before the last stage a row is (least cost, least second cost, spread, order, tile of each rank) of every
+    candidate that may beat `best`, which itself stays; with room for one row only, of that with the least
+    cost. At the last stage rows[0] is the best mapping found, whose cost replaces `best`. A negative answer
+    asks for more room. reserved_words: of the stage's level, taken already.
+    """
+    n_ranks = space.sizes.size
+    final = stage == last
+    n_most = 0
+    for r in range(n_ranks):
+        n_most = max(n_most, space.tile_ptr[r + 1] - space.tile_ptr[r] + 2)
+    options = np.zeros((n_ranks, n_most), np.int64)
+    n_options = np.zeros(n_ranks, np.int64)
+    options_of(space, choice, state, stage, last, fixed, options, n_options)
+    n_values = 0
+    for r in range(n_ranks):
+        n_values = max(n_values, table_end(space, stage, r))
+    table = np.empty((n_ranks, n_options.max(), n_values + 1, state.facts.shape[1]))
+    loops = np.full((n_ranks, n_options.max(), n_values + 1), -1, np.int64)
+    table_of(space, state, stage, options, n_options, table, loops)
+    tile, at = np.ones(n_ranks, np.int64), np.zeros(n_ranks, np.int64)
+    cost, limit = np.empty(2), best.copy()
+    n_rows = 0
+    depth = 0
+    for r in range(n_ranks):
+        outer = outer_level(state, r, stage)
+        place(space, state, r, stage, state.kap[outer, r], 1)
+    at[0] = n_options[0] - 1
+    while depth >= 0:
+        if at[depth] < 0:
+            tile[depth] = 1
+            outer = outer_level(state, depth, stage)
+            place(space, state, depth, stage, state.kap[outer, depth], 1)
+            depth -= 1
+            if depth >= 0:
+                at[depth] -= 1
+            continue
+        r = depth
+        tile[r] = max(1, options[r, at[r]])
+        if stage < space.fan.size and (
+            used_words(space, choice, stage, tile) + reserved_words > space.capacity_words[stage]
+        ):
+            at[r] -= 1
+            continue
+        end = table_end(space, stage, r)
+        if loops[r, at[r], :end].max() < 0:
+            at[r] -= 1
+            continue
+        load(state, r, stage, table[r, at[r], end], loops[r, at[r], end])
+        lowest(space, choice, state, stage, inner, goal, cost)
+        tally[BOUNDED] += 1
+        if worse(cost, limit):
+            tally[PRUNED] += 1
+            at[r] -= 1
+            continue
+        if depth < n_ranks - 1:
+            depth += 1
+            at[depth] = n_options[depth] - 1
+            continue
+        n_rows = _spread_out(
+            space,
+            choice,
+            state,
+            stage,
+            final,
+            options,
+            at,
+            table,
+            loops,
+            inner,
+            goal,
+            limit,
+            tally,
+            rows,
+            n_rows,
+        )
+        if n_rows < 0:
+            return n_rows
+        for one in range(n_ranks):
+            end = (
+                space.value_ptr[(stage - 1) * n_ranks + one + 1]
+                - space.value_ptr[(stage - 1) * n_ranks + one]
+            )
+            load(state, one, stage, table[one, at[one], end], loops[one, at[one], end])
+        at[r] -= 1
+    if final:
+        best[:] = limit
+    return n_rows
+
+
+@kernel
+def _spread_out(
+    space: SpaceArrays, choice: Choice, state: State, stage: int, final: bool, options: IntArray, at: IntArray,
+    table: FloatArray, loops: IntArray, inner: FloatArray, goal: FloatArray, limit: FloatArray, tally: IntArray,
+    rows: FloatArray, n_rows: int,
+) -> int:  # fmt: skip
+    """Every spread and order of one choice of tiles; see `expand`. Spreads that begin alike are bounded together."""
+    n_ranks = space.sizes.size
+    cost = np.empty(2)
+    narrow = np.full(n_ranks, -1, np.int64)
+    beaten = n_ranks  # rows that agree with the one before in ranks 0 to `beaten` are ruled out
+    for row in range(space.spread_ptr[stage - 1], space.spread_ptr[stage]):
+        fresh = 0
+        while fresh < n_ranks and narrow[fresh] == space.spread_index[row, fresh]:
+            fresh += 1
+        if fresh > beaten:
+            continue
+        beaten = n_ranks
+        for r in range(fresh, n_ranks):
+            narrow[r] = space.spread_index[row, r]
+            if loops[r, at[r], narrow[r]] < 0:
+                beaten = r
+                break
+            load(state, r, stage, table[r, at[r], narrow[r]], loops[r, at[r], narrow[r]])
+            if r < n_ranks - 1:
+                for later in range(r + 1, n_ranks):
+                    narrow[later] = -1
+                    end = table_end(space, stage, later)
+                    load(state, later, stage, table[later, at[later], end], loops[later, at[later], end])
+                lowest(space, choice, state, stage, inner, goal, cost)
+                tally[BOUNDED] += 1
+                if worse(cost, limit):
+                    tally[PRUNED] += 1
+                    beaten = r
+                    break
+        if beaten < n_ranks:
+            continue
+        state.cost[stage - 1] = space.spread_cost[row]
+        mask = state.trips[stage - 1]
+        first, end = space.order_ptr[mask], space.order_ptr[mask + 1]
+        if stage == space.fan.size:
+            end = first + 1  # every multiplication takes its operands, whatever the order
+        for order in range(first, end):
+            state.free[stage - 1] = space.order_free[order]
+            evaluate(space, choice, state, stage, final)
+            if final:
+                weigh(goal, state.found[0], state.found[1], cost)
+                tally[EVALUATED] += 1
+            else:
+                weigh(goal, state.found[0] + inner[0], max(state.found[1], inner[1]), cost)
+                tally[BOUNDED] += 1
+            if worse(cost, limit):
+                tally[PRUNED] += 1 - int(final)
+                continue
+            if final or rows.shape[0] == 1:
+                n_rows = 0
+                limit[:] = cost
+            elif n_rows == rows.shape[0]:
+                return -1
+            rows[n_rows, 0], rows[n_rows, 1] = cost[0], cost[1]
+            rows[n_rows, 2], rows[n_rows, 3] = row, order
+            for r in range(n_ranks):
+                rows[n_rows, HEAD + r] = options[r, at[r]]
+            n_rows += 1
+        state.cost[stage - 1] = 1.0
+    return n_rows
+
+
+@kernel
+def settle(space: SpaceArrays, state: State, stage: int, row: FloatArray) -> None:
+    """Decide `stage` as a row of `expand` says."""
+    spread, order = int(row[2]), int(row[3])
+    for r in range(space.sizes.size):
+        tile = int(row[HEAD + r])
+        if tile == 0:
+            defer(space, state, r, stage)
+        else:
+            place(space, state, r, stage, tile, space.spreads[spread, r])
+    state.cost[stage - 1] = space.spread_cost[spread]
+    state.free[stage - 1] = space.order_free[order]

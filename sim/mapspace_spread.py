@@ -1,0 +1,76 @@
+"""What the ranks of a contraction may take of a fan-out's axes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilewright.sim.hierarchy import Axis
+from tilewright.sim.mapspace_kernel import FloatArray, IntArray
+from tilewright.sim.mapspace_problem import Contraction
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """What the ranks may take of a fan-out: positions (n, R), accesses above for each word (n, T).
+
+    `factors` and `picked` tell where they lie: row `picked[i, a]` of the factors of axis a.
+    """
+
+    axes: tuple[Axis, ...]
+    positions: IntArray
+    cost: FloatArray
+    factors: tuple[IntArray, ...]
+    picked: IntArray
+
+    def laid(self, row: int, ranks: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+        """(axis, rank, positions) of a row, without ranks that take one."""
+        return tuple(
+            (axis.name, ranks[r], int(f))
+            for axis, factors, pick in zip(self.axes, self.factors, self.picked[row], strict=True)
+            for r, f in enumerate(factors[pick])
+            if f > 1
+        )
+
+
+def spreads_of(
+    axes: tuple[Axis, ...], problem: Contraction, divisors: bool, relevant: tuple[int, ...]
+) -> Spreads:
+    """All assignments that differ, in a fixed order."""
+    ranks = [rank for rank, _ in problem.sizes]
+    sizes = np.array([size for _, size in problem.sizes])
+    positions = np.ones((1, len(ranks)), dtype=np.int64)
+    cost = np.ones((1, len(relevant)))
+    picked = np.zeros((1, 0), dtype=np.int64)
+    every = []
+    selects = np.array([[mask >> r & 1 for r in range(len(ranks))] for mask in relevant], dtype=bool)
+    for axis in axes:
+        factors = _factors(axis, ranks, [int(size) for size in sizes], divisors)
+        every.append(factors)
+        copies = np.where(selects[None], 1, factors[:, None, :]).prod(axis=2).astype(np.float64)
+        if axis.multicast:
+            copies[:, :-1] = 1
+        if axis.reduction:
+            copies[:, -1] = 1
+        positions = (positions[:, None] * factors[None]).reshape(-1, len(ranks))
+        cost = (cost[:, None] * copies[None]).reshape(-1, len(relevant))
+        old = np.repeat(picked, len(factors), axis=0)
+        picked = np.column_stack([old, np.tile(np.arange(len(factors)), len(picked))])
+        fitting = (positions <= sizes).all(axis=1)
+        if divisors:
+            fitting &= (sizes % positions == 0).all(axis=1)
+        positions, cost, picked = positions[fitting], cost[fitting], picked[fitting]
+        _, first = np.unique(np.column_stack([positions, cost]), axis=0, return_index=True)
+        positions, cost, picked = positions[first], cost[first], picked[first]
+    return Spreads(axes, positions, cost, tuple(every), picked)
+
+
+def _factors(axis: Axis, ranks: Sequence[str], sizes: Sequence[int], divisors: bool) -> IntArray:
+    """Positions that each rank takes of an axis, (n, R), their product at most its size."""
+    found = np.ones((1, 0), dtype=np.int64)
+    for rank, size in zip(ranks, sizes, strict=True):
+        most = min(size, axis.size) if not axis.ranks or rank in axis.ranks else 1
+        steps = np.array([f for f in range(1, most + 1) if not divisors or size % f == 0])
+        found = np.column_stack([np.repeat(found, len(steps), axis=0), np.tile(steps, len(found))])
+        found = found[found.prod(axis=1) <= axis.size]
+    return found
