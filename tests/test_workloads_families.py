@@ -346,9 +346,33 @@ def test_an_encoder_of_sound_takes_its_own_number_of_frames_only() -> None:
         load_workload("whisper-tiny", seq=4, decoder_seq=5)
 
 
-def test_a_task_without_a_head_here_is_refused_with_its_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"config\.json: the task SEQ_CLS of an encoder with a decoder"):
-        _load(tmp_path, "bart", _BART | {"architectures": ["BartForSequenceClassification"]})
+@pytest.mark.parametrize(
+    ("model_type", "fields", "expected"),
+    [
+        (
+            "bart",
+            {"architectures": ["BartForTokenClassification"]},
+            "the task TOKEN_CLS of an encoder with a",
+        ),
+        ("bart", {"architectures": ["BartForCausalLM"]}, "'BartForCausalLM': a decoder alone is not"),
+        (
+            "bert",
+            {"architectures": ["BertForMultipleChoice"]},
+            "'BertForMultipleChoice': models with this head",
+        ),
+        ("vit", {"architectures": ["ViTForMaskedImageModeling"]}, "models with this head are not supported"),
+    ],
+)
+def test_a_task_without_a_head_here_is_refused_with_its_file(
+    tmp_path: Path, model_type: str, fields: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(InputError, match=rf"config\.json: .*{expected}"):
+        _load(tmp_path, model_type, fields)
+
+
+def test_a_classifier_of_an_encoder_with_a_decoder_reads_its_text_twice(tmp_path: Path) -> None:
+    workload = _load(tmp_path, "bart", _BART | {"architectures": ["BartForSequenceClassification"]}, seq=7)
+    assert (workload.run.seq, workload.run.encoder_seq) == (7, 7)
 
 
 def test_an_adapter_on_an_encoder_with_a_decoder_reaches_every_attention() -> None:

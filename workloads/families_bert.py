@@ -1,7 +1,7 @@
 """Families of the BERT kind: bidirectional encoders of text that normalise behind their sums."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -70,6 +70,9 @@ class DistilBertConfig(ConfigFile):
 
 _DISTILBERT_EPSILON = 1e-12
 
+#: Classes that tell whether one sentence follows another.
+_PAIR_HEADS = ("ForPreTraining", "ForNextSentencePrediction")
+
 
 @dataclass(frozen=True, slots=True)
 class _Masked:
@@ -100,7 +103,11 @@ def _bert_head(config: BertConfig, task: str, masked: _Masked, pooler: Stage) ->
         case "FEATURE_EXTRACTION":
             return Head(stages=(pooler,), selects="first")
         case _ as found:
-            return _each_token(config, found, "bert", masked, config.hidden_act, epsilon)
+            head = _each_token(config, found, "bert", masked, config.hidden_act, epsilon)
+    follows = Head("cls.seq_relationship", 2, bias=True, adapts=True, stages=(pooler,), selects="first")
+    if found or not config.architecture.endswith(_PAIR_HEADS):
+        return head
+    return replace(head, further=follows) if config.architecture.endswith("ForPreTraining") else follows
 
 
 def _roberta(model_type: str, config: RobertaConfig, task: str) -> Transformer:
@@ -231,7 +238,7 @@ def _roberta_family(model_type: str) -> Family[RobertaConfig]:
 
 
 FAMILIES: Mapping[str, Family[Any]] = {
-    "bert": Family(BertConfig, _bert, TARGETS),
+    "bert": Family(BertConfig, _bert, TARGETS, _PAIR_HEADS),
     "roberta": _roberta_family("roberta"),
     "xlm-roberta": _roberta_family("xlm-roberta"),
     "distilbert": Family(

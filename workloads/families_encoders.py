@@ -117,7 +117,11 @@ def _albert_head(config: AlbertConfig, task: str) -> Head:
     norm = Norm("predictions.LayerNorm", "layernorm", config.layer_norm_eps, ("w0",), bias=True)
     stage = Stage("predictions.dense", config.hidden_act, norm, width=config.embedding_size)
     table = "albert.embeddings.word_embeddings" if config.tie_word_embeddings else ""
-    return Head("predictions.decoder", config.vocab_size, table, True, "predictions", (stage,))
+    head = Head("predictions.decoder", config.vocab_size, table, True, "predictions", (stage,))
+    if not config.architecture.endswith("ForPreTraining"):
+        return head
+    ordered = Head("sop_classifier.classifier", config.n_labels, bias=True, adapts=True, stages=(pooler,))
+    return replace(head, further=ordered)
 
 
 def _labels(config: ConfigFile, task: str) -> Head:
@@ -406,8 +410,9 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "attention.dense",
             "up": "ffn", "down": "ffn_output",
         },
+        ("ForPreTraining",),
     ),
-    "electra": Family(ElectraConfig, _electra, TARGETS),
+    "electra": Family(ElectraConfig, _electra, TARGETS, ("ForPreTraining",)),
     "deberta-v2": Family(
         DebertaConfig, _deberta,
         {

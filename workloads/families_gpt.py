@@ -142,6 +142,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "q": "attn.c_attn", "k": "attn.c_attn", "v": "attn.c_attn", "o": "attn.c_proj",
             "up": "mlp.c_fc", "down": "mlp.c_proj",
         },
+        ("DoubleHeadsModel",),
     ),
     "opt": Family(
         OptConfig, _opt,

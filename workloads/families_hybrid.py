@@ -414,6 +414,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "q": "token_mixer.qkv", "k": "token_mixer.qkv", "v": "token_mixer.qkv",
             "o": "token_mixer.projection", "up": "mlp.linear_in", "down": "mlp.linear_out",
         },
+        ("ForImageClassificationWithTeacher",),
     ),
-    "levit": Family(LevitConfig, _levit, {}),
+    "levit": Family(LevitConfig, _levit, {}, ("ForImageClassificationWithTeacher",)),
 }  # fmt: skip

@@ -415,6 +415,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "q": "attention.q_proj", "k": "attention.k_proj", "v": "attention.v_proj",
             "o": "attention.o_proj", "up": "mlp.fc1", "down": "mlp.fc2",
         },
+        ("ForSemanticSegmentation",),
     ),
     "pvt": Family(
         PvtConfig, _pvt,

@@ -1,7 +1,7 @@
 """Families of encoders with a decoder: T5, BART and its like, Whisper."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width
 from tilewright.workloads.embedding import Embedding, RelativeBias
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
-from tilewright.workloads.head import Head, task_of
+from tilewright.workloads.head import Head, Stage, task_of
 from tilewright.workloads.norms import layer_norm, rms_norm
 from tilewright.workloads.transformer import EncoderDecoder, Entry, Transformer
 
@@ -36,20 +36,25 @@ class T5Config(ConfigFile):
     tie_word_embeddings: bool = True
 
 
-def _t5(config: T5Config, task: str) -> EncoderDecoder:
-    n_layers = config.num_layers
+def _t5(config: T5Config, task: str) -> EncoderDecoder | Transformer:
+    n_layers, found = config.num_layers, task_of(config, task)
     tied = config.tie_word_embeddings
+    if found == "TOKEN_CLS" or (config.architecture.endswith("EncoderModel") and not task):
+        labels = Head("classifier", config.n_labels, bias=True, adapts=True)
+        alone = _t5_stack(config, "encoder", n_layers, labels if found == "TOKEN_CLS" else None)
+        assert isinstance(alone.embedding, Embedding)
+        return replace(alone, embedding=replace(alone.embedding, table="shared", tied_to=""))
     head = Head(
         "lm_head", config.vocab_size, "shared" if tied else "",
         input_scale=config.d_model**-0.5 if tied else 1.0,
     )  # fmt: skip
+    end, repeats = _end(config, task, head)
     return EncoderDecoder(
         model_type="t5",
         encoder=_t5_stack(config, "encoder", n_layers, None),
-        decoder=_t5_stack(
-            config, "decoder", config.num_decoder_layers or n_layers, _generates(config, task, head)
-        ),
+        decoder=_t5_stack(config, "decoder", config.num_decoder_layers or n_layers, end),
         shared=("shared", config.vocab_size),
+        repeats_input=repeats,
     )  # fmt: skip
 
 
@@ -91,13 +96,27 @@ def _t5_stack(config: T5Config, path: str, n_layers: int, head: Head | None) -> 
     )  # fmt: skip
 
 
-def _generates(config: ConfigFile, task: str, head: Head) -> Head | None:
-    """`head` for generation, none for bare states. Raises ValueError for other tasks."""
+def _end(config: ConfigFile, task: str, head: Head) -> tuple[Head | None, bool]:
+    """The decoder's end, and whether the decoder reads what the encoder does.
+
+    `head` for generation, none for bare states; classifiers and finders of answers feed the text to both.
+    Raises ValueError for other tasks.
+    """
+    if config.architecture.endswith("ForCausalLM") and not task:
+        raise ValueError(f"architectures: {config.architecture[:60]!r}: a decoder alone is not supported")
     match task_of(config, task):
         case "" | "SEQ_2_SEQ_LM":
-            return head
+            return head, False
         case "FEATURE_EXTRACTION":
-            return None
+            return None, False
+        case "SEQ_CLS":
+            dense = Stage("classification_head.dense", "tanh")
+            module = "classification_head.out_proj"
+            return Head(
+                module, config.n_labels, bias=True, adapts=True, stages=(dense,), selects="last"
+            ), True
+        case "QUESTION_ANS":
+            return Head("qa_outputs", 2, bias=True, adapts=True), True
         case _ as found:
             raise ValueError(f"the task {found} of an encoder with a decoder is not supported")
 
@@ -141,6 +160,8 @@ class WhisperConfig(BartConfig):
     num_mel_bins: Width = 80
     max_source_positions: Rows = 1500
     max_target_positions: Rows = 448
+    classifier_proj_size: Width = 256
+    use_weighted_layer_sum: Literal[False] = False
 
 
 class PegasusConfig(BartConfig):
@@ -209,9 +230,10 @@ def _bart(config: BartConfig, task: str) -> EncoderDecoder:
         )  # fmt: skip
 
     tied = "model.shared" if config.tie_word_embeddings else ""
-    head = _generates(config, task, Head("lm_head", config.vocab_size, tied))
+    head, repeats = _end(config, task, Head("lm_head", config.vocab_size, tied))
     traits, limit = _Traits(before=False), config.max_position_embeddings
     return EncoderDecoder(
+        repeats_input=repeats,
         model_type="bart",
         encoder=_stack("bart", config, traits, "encoder", embedding("encoder"), limit, None),
         decoder=_stack("bart", config, traits, "decoder", embedding("decoder"), limit, head),
@@ -231,9 +253,10 @@ def _pegasus(config: PegasusConfig, task: str) -> EncoderDecoder:
         )  # fmt: skip
 
     tied = "model.shared" if config.tie_word_embeddings else ""
-    head = _generates(config, task, Head("lm_head", config.vocab_size, tied))
+    head, repeats = _end(config, task, Head("lm_head", config.vocab_size, tied))
     traits, limit = _Traits(before=True), config.max_position_embeddings
     return EncoderDecoder(
+        repeats_input=repeats,
         model_type="pegasus",
         encoder=_stack("pegasus", config, traits, "encoder", embedding("encoder"), limit, None),
         decoder=_stack("pegasus", config, traits, "decoder", embedding("decoder"), limit, head),
@@ -241,15 +264,21 @@ def _pegasus(config: PegasusConfig, task: str) -> EncoderDecoder:
     )
 
 
-def _whisper(config: WhisperConfig, task: str) -> EncoderDecoder:
+def _whisper(config: WhisperConfig, task: str) -> EncoderDecoder | Transformer:
     traits, n_tokens = _Traits(before=True, key_bias=False), config.max_source_positions
     frames = FrameEmbedding("model.encoder", config.num_mel_bins, n_tokens)
+    if config.architecture.endswith("ForAudioClassification"):
+        projector = Stage("projector", width=config.classifier_proj_size)
+        labels = Head(
+            "classifier", config.n_labels, bias=True, adapts=True, stages=(projector,), selects="mean_behind"
+        )
+        return _stack("whisper", config, traits, "encoder", frames, n_tokens, labels)
     table, limit = "model.decoder.embed_tokens", config.max_target_positions
     text = Embedding(
         table, config.vocab_size, positions="model.decoder.embed_positions", n_positions=limit,
         scale=sqrt(config.d_model) if config.scale_embedding else 1.0,
     )  # fmt: skip
-    head = _generates(config, task, Head("proj_out", config.vocab_size, table))
+    head, _ = _end(config, task, Head("proj_out", config.vocab_size, table))
     return EncoderDecoder(
         model_type="whisper",
         encoder=_stack("whisper", config, traits, "encoder", frames, n_tokens, None),
@@ -286,6 +315,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "up": (*_t5_network("wi"), *_t5_network("wi_1")), "gate": _t5_network("wi_0"),
             "down": _t5_network("wo"),
         },
+        ("EncoderModel",),
     ),
     "bart": Family(BartConfig, _bart, _BART_TARGETS),
     "pegasus": Family(PegasusConfig, _pegasus, _BART_TARGETS),

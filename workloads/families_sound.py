@@ -218,6 +218,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
             "o": "attention.out_proj",
             "up": "feed_forward.intermediate_dense", "down": "feed_forward.output_dense",
         },
+        ("ForPreTraining", "ForCTC", "ForAudioFrameClassification"),
     ),
     "audio-spectrogram-transformer": Family(
         SpectrogramConfig, _spectrogram,

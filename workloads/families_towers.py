@@ -53,7 +53,23 @@ class _VisionTower(_Tower):
         return self
 
 
-class ClipConfig(ConfigFile):
+class _TowersConfig(ConfigFile):
+    """A model of two towers; older files state some fields of a tower a second time, and those win."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merged(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        for name in ("text_config", "vision_config"):
+            again = found.get(f"{name}_dict")
+            if isinstance(again, dict) and isinstance(stated := found.get(name) or {}, dict):
+                found[name] = stated | again
+        return found
+
+
+class ClipConfig(_TowersConfig):
     """`model_type` clip; defaults are the library's class defaults."""
 
     default_architecture: ClassVar[str] = "CLIPModel"
@@ -64,7 +80,9 @@ class ClipConfig(ConfigFile):
 
 def _clip(config: ClipConfig, task: str) -> TwoTower:
     if task_of(config, task) != "FEATURE_EXTRACTION":
-        raise ValueError("only the model of both towers is supported")
+        raise ValueError(
+            f"architectures: {config.architecture[:60]!r}: only the model of both towers is supported"
+        )
     text, vision = config.text_config, config.vision_config
     tokens = Embedding(
         "text_model.embeddings.token_embedding", text.vocab_size,
@@ -133,7 +151,7 @@ class _SiglipVision(_VisionTower):
     vision_use_head: Literal[True] = True
 
 
-class SiglipConfig(ConfigFile):
+class SiglipConfig(_TowersConfig):
     """`model_type` siglip; defaults are the library's class defaults."""
 
     default_architecture: ClassVar[str] = "SiglipModel"
@@ -153,7 +171,9 @@ class SiglipConfig(ConfigFile):
 def _siglip(config: SiglipConfig, task: str) -> TwoTower:
     """SigLIP (arXiv 2303.15343): the text is not causal, the image is pooled by attention."""
     if task_of(config, task) != "FEATURE_EXTRACTION":
-        raise ValueError("only the model of both towers is supported")
+        raise ValueError(
+            f"architectures: {config.architecture[:60]!r}: only the model of both towers is supported"
+        )
     text, vision = config.text_config, config.vision_config
     tokens = Embedding(
         "text_model.embeddings.token_embedding", text.vocab_size,

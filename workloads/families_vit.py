@@ -107,6 +107,13 @@ def _vit(model_type: str, class_tokens: tuple[str, ...], config: VitConfig, task
         case "FEATURE_EXTRACTION":
             pooler = Stage(f"{prefix}.pooler.dense", "tanh", part="body", width=pooled)
             head = Head(stages=(pooler,), selects="first")
+        case _ if config.architecture.endswith("WithTeacher"):
+            taught = Head(
+                "distillation_classifier", config.n_labels, bias=True, selects="second", adapts=True
+            )
+            head = Head(
+                "cls_classifier", config.n_labels, bias=True, selects="first", adapts=True, beside=taught
+            )
         case _:
             head = Head("classifier", config.n_labels, bias=True, selects="first", adapts=True)
     return Transformer(
@@ -233,7 +240,8 @@ FAMILIES: Mapping[str, Family[Any]] = {
         DeitConfig,
         lambda config, task: _vit("deit", ("cls_token", "distillation_token"), config, task),
         _TARGETS,
+        ("ForImageClassificationWithTeacher",),
     ),
     "dinov2": Family(Dinov2Config, _dinov2, _TARGETS),
-    "beit": Family(BeitConfig, _beit, _TARGETS),
+    "beit": Family(BeitConfig, _beit, _TARGETS, ("ForMaskedImageModeling",)),
 }

@@ -9,6 +9,14 @@ from tilewright.workloads.config import ConfigFile
 from tilewright.workloads.read import checked
 from tilewright.workloads.transformer import Model
 
+#: Endings of classes whose heads few families describe; what ends otherwise is one that its family knows.
+_OTHER_HEADS = (
+    "DoubleHeadsModel", "EncoderModel", "ForAudioFrameClassification", "ForCTC",
+    "ForImageClassificationWithTeacher", "ForMaskedImageModeling", "ForMultipleChoice",
+    "ForNextSentencePrediction", "ForPreTraining", "ForSemanticSegmentation", "ForXVector", "WithProjection",
+    "Backbone",
+)  # fmt: skip
+
 C = TypeVar("C", bound=ConfigFile)
 
 
@@ -23,6 +31,7 @@ class Family(Generic[C]):
     config: type[C]
     describe: Callable[[C, str], Model]
     targets: Mapping[str, str | tuple[str, ...]]
+    heads: tuple[str, ...] = ()  # endings of classes that it describes besides the usual ones
 
     def read(self, values: Mapping[str, Any], source: str, task: str) -> Model:
         """The model of a file. `task` overrides the task of the file if it is not empty.
@@ -30,6 +39,11 @@ class Family(Generic[C]):
         Raises InputError for a wrong field, or a combination that the family cannot describe.
         """
         config = checked(self.config, values, source)
+        stated = next((name for name in _OTHER_HEADS if config.architecture.endswith(name)), "")
+        if stated and stated not in self.heads and not task:
+            raise InputError(
+                f"{source}: architectures: {config.architecture[:60]!r}: models with this head are not supported"
+            )
         try:
             return self.describe(config, task)
         except ValueError as error:

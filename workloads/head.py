@@ -35,7 +35,8 @@ class Head:
     final norm, the first beside the mean, the mean of the first two, or that of all behind the stages. The
     first `skips` tokens are no part of each one or the mean. `norm` is the head's own, behind the final one
     of the model, which is the head's if it `owns_norm`.
-    With a head `beside` it the result is the mean of both.
+    With a head `beside` it the result is the mean of both; that one may look at the second token instead.
+    A `further` head over the first token, as it is behind the final norm, has a result of its own.
     """
 
     module: str = ""
@@ -45,12 +46,13 @@ class Head:
     bias_owner: str = ""
     stages: tuple[Stage, ...] = ()
     selects: Literal[
-        "each", "first", "last", "mean", "mean_first", "first_and_mean", "first_two", "mean_behind"
+        "each", "first", "last", "mean", "mean_first", "first_and_mean", "first_two", "mean_behind", "second"
     ] = "each"
     skips: int = 0
     norm: Norm | None = None
     owns_norm: bool = False
     beside: "Head | None" = None
+    further: "Head | None" = None
     adapts: bool = False  # "all-linear" includes it
     input_scale: float = 1.0
 
@@ -63,15 +65,28 @@ def finish(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | None) 
     source = _selected(builder, x, norm, head)
     if head is None:
         return source.tensor
-    logits = _logits(builder, source, head)
+    second = _token(source, 1) if _looks_at_second(head) else source
+    logits = _logits(builder, _token(source, 0) if _looks_at_second(head) else source, head)
+    if head.further:
+        builder.keep(_logits(builder, _token(source, 0), head.further, "u"))
     if not head.beside:
         return logits
-    terms = (builder.access(logits), builder.access(_logits(builder, source, head.beside)))
+    terms = (builder.access(logits), builder.access(_logits(builder, second, head.beside)))
     return builder.pointwise("both_heads", "both_logits", terms, "mean", group="head")
 
 
-def _logits(builder: LayerBuilder, source: Access, head: Head) -> str:
-    """The head's own norm, stages and linear module."""
+def _looks_at_second(head: Head) -> bool:
+    return head.beside is not None and head.beside.selects == "second"
+
+
+def _token(tokens: Access, number: int) -> Access:
+    """One of the tokens that go through."""
+    batch, _, channel = tokens.indices
+    return Access(tokens.tensor, (batch, Index(offset=number), channel))
+
+
+def _logits(builder: LayerBuilder, source: Access, head: Head, rows: str = "v") -> str:
+    """The head's own norm, stages and linear module; `rows` is the rank of its result."""
     if head.norm:
         source = builder.access(normalise(builder, source, head.norm, "head"))
     width = tuple(rank for rank in source.ranks if rank not in ("b", "t"))
@@ -90,12 +105,12 @@ def _logits(builder: LayerBuilder, source: Access, head: Head) -> str:
             "scale_states", "scaled", (source,), "scale", group="head", parameters=factor
         )
         source = builder.access(scaled)
-    builder.rank("v", head.n_outputs)
+    builder.rank(rows, head.n_outputs)
     if head.bias_owner:
         builder.parameter(head.bias_owner, "bias", head.n_outputs, part="head")
     return builder.linear(
         Linear(
-            head.module, source, ("v",), width, head.bias, "head", "head",
+            head.module, source, (rows,), width, head.bias, "head", "head",
             f"{head.tied_to}.weight" if head.tied_to else "",
             f"{head.bias_owner}.bias" if head.bias_owner else "", head.adapts,
         )
@@ -106,19 +121,20 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
     """What goes through the head: tokens, one of them or their mean, normalised."""
     run = builder.run
     n_tokens, first = run.seq, 0
-    if head and head.selects == "first":
+    if head and head.selects == "first" and not _looks_at_second(head):
         n_tokens = 1
-    elif head and head.selects == "first_two":
+    elif head and (head.selects == "first_two" or _looks_at_second(head)):
         n_tokens = 2
     elif head and (run.logits == "last" or head.selects == "last"):
         n_tokens, first = 1, run.seq - 1
     elif head:
         n_tokens, first = run.seq - head.skips, head.skips
-    place = shifted("t", first)
-    if run.lengths and n_tokens == 1:  # one token of each sequence, wherever it ends
-        n_tokens, place = run.n_sequences, Index()
+    ends = run.lengths is not None and n_tokens == 1  # one token of each sequence
+    n_tokens, first = (run.n_sequences, 0) if ends else (n_tokens, first)
     builder.rank("t", n_tokens)
-    source = Access(x, (Index.of("b"), place, Index.of("d")))
+    if ends and n_tokens < run.seq:
+        x = _ends_of_sequences(builder, x)
+    source = Access(x, (Index.of("b"), shifted("t", first), Index.of("d")))
     if head and head.selects == "first_and_mean":
         return _first_and_mean(builder, x, source, norm)
     if head and head.selects == "mean_first":
@@ -127,6 +143,13 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
         part: Part = "head" if head and head.owns_norm else "body"
         source = builder.access(normalise(builder, source, norm, part))
     return _mean(builder, source) if head and head.selects in ("mean", "first_two") else source
+
+
+def _ends_of_sequences(builder: LayerBuilder, x: str) -> str:
+    """ends[b, t, d]: the token of each sequence that goes on, wherever it stands in the row of all."""
+    places = builder.access(builder.input("sequence_ends", ("b", "t"), Role.INDEX))
+    rows = Access(x, (Index.of("b"), Index(), Index.of("d")))
+    return builder.gather("take_ends", "end_states", ("b", "t", "d"), (places, rows), "head")
 
 
 def _first_and_mean(builder: LayerBuilder, x: str, rest: Access, norm: Norm | None) -> Access:
@@ -175,7 +198,10 @@ def text_head(
             return Head("qa_outputs", 2, bias=True, adapts=True)
         case "FEATURE_EXTRACTION":
             return None
-    return Head("lm_head", vocab_size, tied_to=table if tied else "", bias=bias)
+    further = None
+    if config.architecture.endswith("DoubleHeadsModel"):
+        further = Head("multiple_choice_head.summary", 1, bias=True, adapts=True)
+    return Head("lm_head", vocab_size, tied_to=table if tied else "", bias=bias, further=further)
 
 
 def task_of(config: ConfigFile, task: str) -> str:
@@ -186,7 +212,7 @@ def task_of(config: ConfigFile, task: str) -> str:
     for ending, found in _TASK_BY_ENDING.items():
         if architecture.endswith(ending):
             return found
-    bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
+    bare = architecture.endswith("Model") and not architecture.endswith(("LMHeadModel", "DoubleHeadsModel"))
     return "FEATURE_EXTRACTION" if bare else ""
 
 

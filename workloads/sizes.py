@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tilewright.dataflow.errors import InputError
+from tilewright.workloads.audio import FrameEmbedding
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.run import Phase
 from tilewright.workloads.sound import SpectrogramEmbedding, WaveEmbedding
@@ -66,7 +67,7 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
     assert isinstance(model, Transformer)
     if isinstance(model.embedding, WaveEmbedding):
         return _of_wave(model, model.embedding, sizes, source)
-    if isinstance(model.embedding, SpectrogramEmbedding):
+    if isinstance(model.embedding, SpectrogramEmbedding | FrameEmbedding):
         return model, _of_spectrogram(model.embedding, sizes, source), 0
     if isinstance(model.embedding, PatchEmbedding):
         model, seq = _of_image(model, model.embedding, sizes, source)
@@ -93,7 +94,8 @@ def _of_pair(model: EncoderDecoder, phase: Phase, sizes: Sizes, source: str) -> 
     else:
         seq = sizes.seq
     if seq is None:
-        default = _default(model.decoder, DEFAULT_DECODER_TOKENS, sizes.cache or 0)
+        n_tokens = encoder_seq if model.repeats_input else DEFAULT_DECODER_TOKENS
+        default = _default(model.decoder, n_tokens, sizes.cache or 0)
         seq = 1 if phase == "decode" else default
     check_positions(model.encoder, encoder_seq, 0, source)
     check_positions(model.decoder, seq, sizes.cache or 0, source)
@@ -166,7 +168,7 @@ def _of_wave(
     return replace(model, embedding=wave), wave.n_tokens, 0
 
 
-def _of_spectrogram(spectrogram: SpectrogramEmbedding, sizes: Sizes, source: str) -> int:
+def _of_spectrogram(spectrogram: SpectrogramEmbedding | FrameEmbedding, sizes: Sizes, source: str) -> int:
     """The tokens of a spectrogram, whose size is the model's own; `seq` may state its frames."""
     own = spectrogram.n_frames
     if sizes.image is not None or sizes.seq not in (None, own, spectrogram.n_tokens):

@@ -143,7 +143,8 @@ class EncoderDecoder:
     """An encoder whose result the blocks of a decoder look at.
 
     `shared` is (module, rows) of a table that both embeddings tie to. `encoder_tokens` is what an encoder of
-    sound always computes, from `encoder_frames`; None is as many as the text has.
+    sound always computes, from `encoder_frames`; None is as many as the text has. With `repeats_input` the
+    decoder reads the same text as the encoder.
     """
 
     model_type: str
@@ -152,6 +153,7 @@ class EncoderDecoder:
     shared: tuple[str, int] | None = None
     encoder_tokens: int | None = None
     encoder_frames: int = 0
+    repeats_input: bool = False
 
     @property
     def width(self) -> int:
