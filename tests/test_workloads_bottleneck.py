@@ -1,5 +1,7 @@
 """Bottleneck presets: parameters and work by the published formulas, on sizes worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from tilewright.dataflow.errors import InputError
@@ -66,6 +68,32 @@ def test_bottlenecks_are_trained_through() -> None:
     assert [layer.name for layer in step.network].count("embed_backward") == 0
 
 
+def test_an_invertible_bottleneck_couples_halves_at_both_ends() -> None:
+    preset, half, rank = "bottleneck:style=invertible", _WIDTH // 2, _WIDTH // 4
+    matrix = half * rank
+    assert count(_load(preset)).params_trainable == 2 * (2 * matrix + rank + half)  # F and G, once
+    for lowering in ("reference", "hardware"):
+        assert _extra(preset, lowering) == 2 * 2 * (2 * _TOKENS * 2 * matrix)  # F and G, in and out
+    way_in, way_out = (_load(preset).network[place].graph for place in (0, -1))
+    assert way_in.producer["invertible_f_moved"].function == "add"
+    assert way_out.producer["lm_head_product"].inputs[0].tensor == "invertible_f_moved"
+    assert way_out.producer["invertible_f_moved"].function == "sub"
+
+
+def test_an_invertible_bottleneck_is_trained_down_to_the_table() -> None:
+    preset, matrix = "bottleneck:style=invertible", _WIDTH // 2 * (_WIDTH // 4)
+    step = load_workload(
+        "tiny-gpt2", adapter=preset, phase="train", seq=_TOKENS, logits="all", optimizer="none"
+    )
+    macs = {
+        layer.name: sum(o.macs for o in count(replace(step, network=(layer,))).ops if "invertible" in o.name)
+        for layer in step.network
+    }
+    # each matrix has a gradient; what F reads comes from the frozen table
+    assert macs["embed_backward"] == (4 + 3) * _TOKENS * matrix
+    assert macs["head_backward"] == (4 + 4) * _TOKENS * matrix
+
+
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
@@ -73,6 +101,7 @@ def test_bottlenecks_are_trained_through() -> None:
         ("bottleneck:alpha=8", "'alpha=8' is not key=value; keys: r, style"),
         ("bottleneck:r=6,style=compacter", "n 4 does not divide the 6 numbers"),
         ("bottlneck:r=6", "did you mean 'bottleneck'"),
+        ("bottleneck:style=invertible,layers=1", "an invertible bottleneck is in no layer"),
     ],
 )
 def test_a_wrong_preset_is_refused(preset: str, message: str) -> None:

@@ -173,10 +173,12 @@ class CirculantFile(TunerFile):
 
 
 class BottleneckFile(TunerFile):
-    """Bottlenecks behind or beside modules; stated by preset only."""
+    """Bottlenecks behind or beside modules, or at both ends of a model; stated by preset only."""
 
-    r: Rank = 64
-    style: Literal["sequential", "pfeiffer", "parallel", "adaptformer", "compacter"] = "sequential"
+    r: Rank | None = None
+    style: Literal["sequential", "pfeiffer", "parallel", "adaptformer", "compacter", "invertible"] = (
+        "sequential"
+    )
     function: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     n: Annotated[int, Field(gt=0, le=256)] = 4
     q: Annotated[int, Field(gt=0, le=256)] = 1

@@ -42,6 +42,8 @@ from tilewright.workloads.bottleneck import Bottleneck, BottleneckPlan, Kronecke
 from tilewright.workloads.builder import Module
 from tilewright.workloads.butterfly import Butterfly
 from tilewright.workloads.circulant import Circulant
+from tilewright.workloads.embedding import Embedding
+from tilewright.workloads.invertible import Coupling, CouplingPlan
 from tilewright.workloads.lora import Dora, Lora, lora_scale
 from tilewright.workloads.lowering import AdapterPlan
 from tilewright.workloads.orthogonal import BlockRotation
@@ -224,15 +226,30 @@ def _circulant(file: CirculantFile, site: Site) -> TunerPlan:
     return _tuner(file, site, change, patterns=sizes, trained=_trained(file, file.bias))
 
 
-def _bottleneck(file: BottleneckFile, site: Site) -> BottleneckPlan:
+def _bottleneck(file: BottleneckFile, site: Site) -> TunerPlan:
     """Sequential ones stand behind attention and network, Pfeiffer's behind the network alone."""
-    beside = file.style in ("parallel", "adaptformer")
-    change: Change = Bottleneck(file.r, file.function, beside, site.modules(("down",)) if beside else ())
+    if file.style == "invertible":
+        return _invertible(file, site)
+    rank, beside = file.r or 64, file.style in ("parallel", "adaptformer")
+    change: Change = Bottleneck(rank, file.function, beside, site.modules(("down",)) if beside else ())
     if file.style == "compacter":
-        change = KroneckerBottleneck(file.r, file.function, file.n, file.q)
+        change = KroneckerBottleneck(rank, file.function, file.n, file.q)
     default = ("up", "down") if beside else ("down",) if file.style == "pfeiffer" else ("o", "down")
     plan = _tuner(file, site, _always(change), default=default)
     return BottleneckPlan(**vars(plan), n_shared=file.n**3 if file.style == "compacter" else 0)
+
+
+def _invertible(file: BottleneckFile, site: Site) -> CouplingPlan:
+    """At the ends of the model; a quarter of its width is the rank where none is stated."""
+    if file.layers_to_transform is not None:
+        raise InputError(f"{site.source}: layers: an invertible bottleneck is in no layer")
+    if not isinstance(site.model, Transformer) or not isinstance(site.model.embedding, Embedding):
+        raise InputError(f"{site.source}: {site.model.model_type} has no table of tokens to stand behind")
+    coupling = Coupling(file.r or max(1, site.model.width // 4), file.function)
+    targets = Targets(())
+    return CouplingPlan(
+        site.source, site.model.model_type, targets, _always(coupling), _trained(file), coupling=coupling
+    )
 
 
 def _prompt_network(file: PromptNetworkFile, site: Site) -> NetworkPlan:
