@@ -13,8 +13,12 @@ from tilewright.sim.mapper_search_kernel import (
     HEAD,
     PRUNED,
     expand,
+    may_defer,
+    options_of,
     outer_level,
     settle,
+    table_end,
+    table_of,
     worse,
 )
 from tilewright.sim.mapspace import MapSpace
@@ -92,16 +96,19 @@ def _bufferings(level: Level) -> list[tuple[int, int]]:
     ]
 
 
-def inner_space(space: SpaceArrays, choice: Choice, level: int) -> tuple[SpaceArrays, Choice]:
+def inner_space(space: SpaceArrays, choice: Choice, level: int, charged: bool) -> tuple[SpaceArrays, Choice]:
     """The problem on `level` and what lies inside, as if `level` held everything.
 
-    Tensors that `level` does not keep come from it for nothing. The optimum of this problem is a lower
-    bound of what its levels cost in any mapping of the whole.
+    Tensors that `level` does not keep come from it for nothing, or (`charged`) at the price of the level that
+    serves them. The optimum of this problem is a lower bound of what its levels, and that service, cost in any
+    mapping of the whole.
     """
     n_ranks = space.sizes.size
     first, value = space.spread_ptr[level], level * n_ranks
     access_pj, access_cycles = space.access_pj[:, level:].copy(), space.access_cycles[:, level:].copy()
-    access_pj[:, 0, choice.keep[level] == 0] = 0.0
+    for t in np.flatnonzero(choice.keep[level] == 0):
+        parent = int(np.flatnonzero(choice.keep[:level, t])[-1])
+        access_pj[:, 0, t] = space.access_pj[:, parent, t] if charged else 0.0
     access_cycles[:] = 0.0
     keep = choice.keep[level:].copy()
     keep[0] = 1
@@ -109,6 +116,7 @@ def inner_space(space: SpaceArrays, choice: Choice, level: int) -> tuple[SpaceAr
     arrays = space._replace(
         access_pj=access_pj,
         access_cycles=access_cycles,
+        timed=np.zeros_like(fan),
         capacity_words=space.capacity_words[level:],
         fan=fan,
         n_fans_above=np.concatenate([[0], np.cumsum(fan)]).astype(np.int64),
@@ -133,6 +141,7 @@ class Search:
         self._fixed = np.zeros(space.sizes.size, np.int64)
         self._inner: dict[bytes, float] = {}
         self._rows = np.empty((_ROOM, HEAD + space.sizes.size))
+        self._tables = Tables(space)
         n_levels = space.fan.size
         self.last = n_levels if space.fan[-1] or n_levels == 1 else n_levels - 1
 
@@ -190,12 +199,15 @@ class Search:
         self, choice: Choice, state: State, stage: int, best: FloatArray, top: bool = False
     ) -> FloatArray:
         """The rows of one stage."""
-        inner = np.array([self._inner_pj(choice, stage), self.least_cycles])
+        inner = np.array([
+            self._inner_pj(choice, stage, False), self._inner_pj(choice, stage, True), self.least_cycles
+        ])  # fmt: skip
+        starts, options, n_options = self._tables.of_stage(choice, state, stage, self.last, self._fixed)
         while True:
             rows = self._rows[:1] if top or stage == self.last else self._rows
             n = expand(
-                self.space, choice, state, stage, self.last, self._fixed, 0.0, inner, self.goal, best,
-                self.found.tally, rows,
+                self.space, choice, state, stage, self.last, starts, options, n_options, self._tables.facts,
+                self._tables.loops, 0.0, inner, self.goal, best, self.found.tally, rows,
             )  # fmt: skip
             if n >= 0:
                 return rows[:n].copy()
@@ -205,17 +217,70 @@ class Search:
                 )
             self._rows = np.empty((4 * len(self._rows), self._rows.shape[1]))
 
-    def _inner_pj(self, choice: Choice, level: int) -> float:
+    def _inner_pj(self, choice: Choice, level: int, charged: bool) -> float:
         """What level `level` serves and all inside it cost at least."""
         if level >= self.space.fan.size:
             return 0.0
-        key = choice.keep[level:].tobytes() + choice.copies[level:].tobytes()
+        if choice.keep[level].all():
+            charged = False
+        parents = [int(np.flatnonzero(choice.keep[:level, t])[-1]) for t in range(choice.keep.shape[1])]
+        key = choice.keep[level:].tobytes() + choice.copies[level:].tobytes() + bytes([level, charged])
+        key += bytes(parents) if charged else b""
         if key not in self._inner:
-            arrays, kept = inner_space(self.space, choice, level)
+            arrays, kept = inner_space(self.space, choice, level, charged)
             search = Search(arrays, Goal(1).array(0.0, 0.0), 1)
             self._inner[key] = float(search.run([kept]).cost[0])
             self.found.tally += search.found.tally
         return self._inner[key]
+
+
+class Tables:
+    """Facts of ranks by tile and positions, derived once for each chain of tiles outside them."""
+
+    def __init__(self, space: SpaceArrays) -> None:
+        self.space = space
+        width = new_state(space).facts.shape[1]
+        self.facts = np.empty((1 << 10, width))
+        self.loops = np.empty(1 << 10, np.int64)
+        self._end = 0
+        self._known: dict[tuple[object, ...], tuple[int, IntArray]] = {}
+        self._most = int(np.diff(space.tile_ptr).max()) + 2
+
+    def of_stage(
+        self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """(first row of each rank, its tiles (R, n), how many)."""
+        n_ranks = self.space.sizes.size
+        starts, n_options = np.zeros(n_ranks, np.int64), np.zeros(n_ranks, np.int64)
+        options = np.zeros((n_ranks, self._most), np.int64)
+        for r in range(n_ranks):
+            deferred = may_defer(self.space, choice, r, stage, last)
+            key = (
+                stage,
+                r,
+                deferred,
+                fixed[r],
+                state.kap[:stage, r].tobytes(),
+                state.spread[: stage - 1, r].tobytes(),
+            )
+            if key not in self._known:
+                self._known[key] = self._fill(state, stage, r, deferred, int(fixed[r]))
+            starts[r], of_rank = self._known[key]
+            options[r, : of_rank.size] = of_rank
+            n_options[r] = of_rank.size
+        return starts, options, n_options
+
+    def _fill(self, state: State, stage: int, r: int, deferred: bool, fixed: int) -> tuple[int, IntArray]:
+        of_rank = np.zeros(self._most, np.int64)
+        n = options_of(self.space, state, stage, r, deferred, fixed, of_rank)
+        n_rows = n * (table_end(self.space, stage, r) + 1)
+        while self._end + n_rows > len(self.facts):
+            self.facts = np.concatenate([self.facts, np.empty_like(self.facts)])
+            self.loops = np.concatenate([self.loops, np.empty_like(self.loops)])
+        start = self._end
+        table_of(self.space, state, stage, r, of_rank[:n], self.facts[start:], self.loops[start:])
+        self._end += n_rows
+        return start, of_rank[:n].copy()
 
 
 def resolved_tiles(state: State) -> IntArray:

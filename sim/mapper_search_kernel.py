@@ -58,14 +58,16 @@ def lowest(
 ) -> None:  # fmt: skip
     """Write the least cost that any order of the loops above `stage` leaves to `cost`.
 
-    inner: (pJ, cycles) that whatever is undecided takes at least.
+    inner: what is undecided takes at least: pJ without and with the service of tensors that the stage's level
+    does not keep, cycles.
     """
     first, second = np.inf, np.inf
     mask = state.trips[stage - 1]
     for row in range(space.order_ptr[mask], space.order_ptr[mask + 1]):
         state.free[stage - 1] = space.order_free[row]
-        evaluate(space, choice, state, stage, False)
-        weigh(goal, state.found[0] + inner[0], max(state.found[1], inner[1]), cost)
+        evaluate(space, choice, state, stage, False, False)
+        energy = max(state.found[0] + inner[0], state.found[0] - state.found[2] + inner[1])
+        weigh(goal, energy, max(state.found[1], inner[2]), cost)
         first, second = min(first, cost[0]), min(second, cost[1])
     cost[0], cost[1] = first, second
 
@@ -121,43 +123,46 @@ def may_defer(space: SpaceArrays, choice: Choice, r: int, stage: int, last: int)
 
 @kernel
 def table_of(
-    space: SpaceArrays, state: State, stage: int, options: IntArray, n_options: IntArray, table: FloatArray,
+    space: SpaceArrays,
+    state: State,
+    stage: int,
+    r: int,
+    options: IntArray,
+    table: FloatArray,
     loops: IntArray,
-) -> None:  # fmt: skip
-    """Facts of every rank for each of its tiles and positions: (R, options, values + 1, F), the last the least.
+) -> None:
+    """Facts of rank `r` for each of its tiles and positions: rows of F, the last of each tile the least.
 
-    loops: (R, options, values + 1), 1 where the loop above `stage` has more than one trip; -1 where the
-    positions leave some of the fan-out idle, or a tile cut off where only divisors are asked for.
+    loops: 1 where the loop above `stage` has more than one trip; -1 where the positions leave some of the
+    fan-out idle, or a tile cut off where only divisors are asked for.
     """
-    n_ranks = space.sizes.size
-    for r in range(n_ranks):
-        outer = outer_level(state, r, stage)
-        whole = state.kap[outer, r]
-        first = space.value_ptr[(stage - 1) * n_ranks + r]
-        end = space.value_ptr[(stage - 1) * n_ranks + r + 1]
-        for i in range(n_options[r]):
-            tile = options[r, i]
-            best = end - first
-            loops[r, i, best] = 1
-            table[r, i, best] = np.inf
-            for v in range(end - first):
-                positions = space.values[first + v]
-                loops[r, i, v] = -1
-                if tile == 0:
-                    defer(space, state, r, stage)
-                else:
-                    if positions > 1 and (positions - 1) * tile >= whole:
-                        continue
-                    if space.divisors_only and whole % (tile * positions):
-                        continue
-                    place(space, state, r, stage, tile, positions)
-                table[r, i, v] = state.facts[r]
-                loops[r, i, v] = state.trips[stage - 1] >> r & 1
-                loops[r, i, best] &= loops[r, i, v]
-                for f in range(table.shape[3]):
-                    table[r, i, best, f] = min(table[r, i, best, f], table[r, i, v, f])
-                if tile == 0:
-                    break
+    whole = state.kap[outer_level(state, r, stage), r]
+    end = table_end(space, stage, r)
+    first = space.value_ptr[(stage - 1) * space.sizes.size + r]
+    for i in range(options.size):
+        tile = options[i]
+        least = i * (end + 1) + end
+        loops[least] = -1
+        table[least] = np.inf
+        for v in range(end):
+            positions = space.values[first + v]
+            row = i * (end + 1) + v
+            loops[row] = -1
+            if tile == 0:
+                if v > 0:
+                    continue
+                defer(space, state, r, stage)
+            else:
+                if positions > 1 and (positions - 1) * tile >= whole:
+                    continue
+                if space.divisors_only and whole % (tile * positions):
+                    continue
+                place(space, state, r, stage, tile, positions)
+            table[row] = state.facts[r]
+            loops[row] = state.trips[stage - 1] >> r & 1
+            loops[least] = loops[row] if loops[least] < 0 else loops[least] & loops[row]
+            for f in range(table.shape[1]):
+                table[least, f] = min(table[least, f], table[row, f])
 
 
 @kernel
@@ -181,93 +186,74 @@ def load(state: State, r: int, stage: int, facts: FloatArray, loop: int) -> None
 
 @kernel
 def options_of(
-    space: SpaceArrays, choice: Choice, state: State, stage: int, last: int, fixed: IntArray,
-    options: IntArray, n_options: IntArray,
-) -> None:  # fmt: skip
-    """Tiles of every rank at `stage`, ascending: (R, n). 0 stands for the tile of the next level inside.
-
-    fixed: (R,) a tile that is given, or 0.
-    """
-    for r in range(space.sizes.size):
-        outer = outer_level(state, r, stage)
-        whole = state.kap[outer, r]
-        n = 0
-        if stage == space.fan.size:
-            options[r, n] = 1
-            n = 1
-        elif fixed[r] > 0:
-            options[r, n] = min(fixed[r], whole)
-            n = 1
-        elif may_defer(space, choice, r, stage, last):
-            options[r, n] = 0
-            n = 1
-            if outer == stage - 1:
-                options[r, n] = whole
-                n = 2
-        else:
-            for i in range(space.tile_ptr[r], space.tile_ptr[r + 1]):
-                tile = space.tiles[i]
-                if tile <= whole and not (space.divisors_only and whole % tile):
-                    options[r, n] = tile
-                    n += 1
-        n_options[r] = n
+    space: SpaceArrays, state: State, stage: int, r: int, deferred: bool, fixed: int, options: IntArray
+) -> int:
+    """Write the tiles of a rank at `stage`, ascending; returns how many. 0 stands for the tile of the next level
+    inside, tried if it may be `deferred`. fixed: a tile that is given, or 0."""
+    outer = outer_level(state, r, stage)
+    whole = state.kap[outer, r]
+    if stage == space.fan.size:
+        options[0] = 1
+        return 1
+    if fixed > 0:
+        options[0] = min(fixed, whole)
+        return 1
+    if deferred:
+        options[0] = 0
+        options[1] = whole
+        return 2 if outer == stage - 1 else 1
+    n = 0
+    for i in range(space.tile_ptr[r], space.tile_ptr[r + 1]):
+        tile = space.tiles[i]
+        if tile <= whole and not (space.divisors_only and whole % tile):
+            options[n] = tile
+            n += 1
+    return n
 
 
 @kernel
 def expand(
-    space: SpaceArrays, choice: Choice, state: State, stage: int, last: int, fixed: IntArray,
-    reserved_words: float, inner: FloatArray, goal: FloatArray, best: FloatArray, tally: IntArray, rows: FloatArray,
+    space: SpaceArrays, choice: Choice, state: State, stage: int, last: int, starts: IntArray, options: IntArray,
+    n_options: IntArray, table: FloatArray, loops: IntArray, reserved_words: float, inner: FloatArray,
+    goal: FloatArray, best: FloatArray, tally: IntArray, rows: FloatArray,
 ) -> int:  # fmt: skip
     """Go through the tiles, spreads and orders of one stage; returns how many rows were written.
 
     Before the last stage a row is (least cost, least second cost, spread, order, tile of each rank) of every
     candidate that may beat `best`, which itself stays; with room for one row only, of that with the least
     cost. At the last stage rows[0] is the best mapping found, whose cost replaces `best`. A negative answer
-    asks for more room. reserved_words: of the stage's level, taken already.
+    asks for more room. starts: the first row of each rank in the table. reserved_words: of the stage's level,
+    taken already.
     """
     n_ranks = space.sizes.size
     final = stage == last
-    n_most = 0
-    for r in range(n_ranks):
-        n_most = max(n_most, space.tile_ptr[r + 1] - space.tile_ptr[r] + 2)
-    options = np.zeros((n_ranks, n_most), np.int64)
-    n_options = np.zeros(n_ranks, np.int64)
-    options_of(space, choice, state, stage, last, fixed, options, n_options)
-    n_values = 0
-    for r in range(n_ranks):
-        n_values = max(n_values, table_end(space, stage, r))
-    table = np.empty((n_ranks, n_options.max(), n_values + 1, state.facts.shape[1]))
-    loops = np.full((n_ranks, n_options.max(), n_values + 1), -1, np.int64)
-    table_of(space, state, stage, options, n_options, table, loops)
-    tile, at = np.ones(n_ranks, np.int64), np.zeros(n_ranks, np.int64)
+    tile, at, row = np.ones(n_ranks, np.int64), np.zeros(n_ranks, np.int64), np.zeros(n_ranks, np.int64)
+    ends = np.array([table_end(space, stage, r) for r in range(n_ranks)])
     cost, limit = np.empty(2), best.copy()
     n_rows = 0
     depth = 0
     for r in range(n_ranks):
-        outer = outer_level(state, r, stage)
-        place(space, state, r, stage, state.kap[outer, r], 1)
+        place(space, state, r, stage, state.kap[outer_level(state, r, stage), r], 1)
+    whole = state.facts.copy()
     at[0] = n_options[0] - 1
     while depth >= 0:
         if at[depth] < 0:
             tile[depth] = 1
-            outer = outer_level(state, depth, stage)
-            place(space, state, depth, stage, state.kap[outer, depth], 1)
+            load(state, depth, stage, whole[depth], 0)
             depth -= 1
             if depth >= 0:
                 at[depth] -= 1
             continue
         r = depth
         tile[r] = max(1, options[r, at[r]])
-        if stage < space.fan.size and (
-            used_words(space, choice, stage, tile) + reserved_words > space.capacity_words[stage]
-        ):
+        row[r] = starts[r] + at[r] * (ends[r] + 1)
+        if (
+            stage < space.fan.size
+            and used_words(space, choice, stage, tile) + reserved_words > space.capacity_words[stage]
+        ) or loops[row[r] + ends[r]] < 0:
             at[r] -= 1
             continue
-        end = table_end(space, stage, r)
-        if loops[r, at[r], :end].max() < 0:
-            at[r] -= 1
-            continue
-        load(state, r, stage, table[r, at[r], end], loops[r, at[r], end])
+        load(state, r, stage, table[row[r] + ends[r]], loops[row[r] + ends[r]])
         lowest(space, choice, state, stage, inner, goal, cost)
         tally[BOUNDED] += 1
         if worse(cost, limit):
@@ -279,30 +265,13 @@ def expand(
             at[depth] = n_options[depth] - 1
             continue
         n_rows = _spread_out(
-            space,
-            choice,
-            state,
-            stage,
-            final,
-            options,
-            at,
-            table,
-            loops,
-            inner,
-            goal,
-            limit,
-            tally,
-            rows,
-            n_rows,
-        )
+            space, choice, state, stage, final, options, at, row, ends, table, loops, inner, goal, limit, tally,
+            rows, n_rows,
+        )  # fmt: skip
         if n_rows < 0:
             return n_rows
         for one in range(n_ranks):
-            end = (
-                space.value_ptr[(stage - 1) * n_ranks + one + 1]
-                - space.value_ptr[(stage - 1) * n_ranks + one]
-            )
-            load(state, one, stage, table[one, at[one], end], loops[one, at[one], end])
+            load(state, one, stage, table[row[one] + ends[one]], loops[row[one] + ends[one]])
         at[r] -= 1
     if final:
         best[:] = limit
@@ -312,8 +281,8 @@ def expand(
 @kernel
 def _spread_out(
     space: SpaceArrays, choice: Choice, state: State, stage: int, final: bool, options: IntArray, at: IntArray,
-    table: FloatArray, loops: IntArray, inner: FloatArray, goal: FloatArray, limit: FloatArray, tally: IntArray,
-    rows: FloatArray, n_rows: int,
+    starts: IntArray, ends: IntArray, table: FloatArray, loops: IntArray, inner: FloatArray, goal: FloatArray,
+    limit: FloatArray, tally: IntArray, rows: FloatArray, n_rows: int,
 ) -> int:  # fmt: skip
     """Every spread and order of one choice of tiles; see `expand`. Spreads that begin alike are bounded together."""
     n_ranks = space.sizes.size
@@ -329,15 +298,16 @@ def _spread_out(
         beaten = n_ranks
         for r in range(fresh, n_ranks):
             narrow[r] = space.spread_index[row, r]
-            if loops[r, at[r], narrow[r]] < 0:
+            entry = starts[r] + narrow[r]
+            if loops[entry] < 0:
                 beaten = r
                 break
-            load(state, r, stage, table[r, at[r], narrow[r]], loops[r, at[r], narrow[r]])
+            load(state, r, stage, table[entry], loops[entry])
             if r < n_ranks - 1:
                 for later in range(r + 1, n_ranks):
                     narrow[later] = -1
-                    end = table_end(space, stage, later)
-                    load(state, later, stage, table[later, at[later], end], loops[later, at[later], end])
+                    entry = starts[later] + ends[later]
+                    load(state, later, stage, table[entry], loops[entry])
                 lowest(space, choice, state, stage, inner, goal, cost)
                 tally[BOUNDED] += 1
                 if worse(cost, limit):
@@ -353,12 +323,13 @@ def _spread_out(
             end = first + 1  # every multiplication takes its operands, whatever the order
         for order in range(first, end):
             state.free[stage - 1] = space.order_free[order]
-            evaluate(space, choice, state, stage, final)
+            evaluate(space, choice, state, stage, final, False)
             if final:
                 weigh(goal, state.found[0], state.found[1], cost)
                 tally[EVALUATED] += 1
             else:
-                weigh(goal, state.found[0] + inner[0], max(state.found[1], inner[1]), cost)
+                energy = max(state.found[0] + inner[0], state.found[0] - state.found[2] + inner[1])
+                weigh(goal, energy, max(state.found[1], inner[2]), cost)
                 tally[BOUNDED] += 1
             if worse(cost, limit):
                 tally[PRUNED] += 1 - int(final)

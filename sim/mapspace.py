@@ -160,6 +160,7 @@ def _arrays(
         words=words,
         access_pj=np.ascontiguousarray(per_word[:, :, None] * words),
         access_cycles=np.ascontiguousarray(ports[:, :, None] * words),
+        timed=_ints((ports > 0).any(axis=0)),
         capacity_words=np.array([
             inf if level.capacity_bits is None else level.capacity_bits / hierarchy.word_bits for level in levels
         ]),

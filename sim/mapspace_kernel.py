@@ -36,6 +36,7 @@ class SpaceArrays(NamedTuple):
     words: FloatArray  # (T,) per element
     access_pj: FloatArray  # (2, L, T)
     access_cycles: FloatArray  # (3, L, T)
+    timed: IntArray  # (L,) 1 where a level's ports take time
     capacity_words: FloatArray  # (L,)
     fan: IntArray  # (L,) 1 where a fan-out with more than one position lies under the level
     n_fans_above: IntArray  # (L + 1,)
@@ -78,8 +79,9 @@ class State(NamedTuple):
     facts: FloatArray  # (R, F) what `refine` derives; see `fact_of`
     served: FloatArray  # (L, L, T) elements of all tiles that a parent serves a child once
     taken: FloatArray  # (L, T) elements of all tiles that a child takes once
-    accesses: FloatArray  # (5, L, T) what `cost_of` counts
-    found: FloatArray  # (2,) what it answers
+    busy: FloatArray  # (3, L) cycles of the ports of each level's busiest instance: read, write, shared
+    accesses: FloatArray  # (2, L, T) what `cost_of` records
+    found: FloatArray  # (3,) what it answers
 
 
 def new_state(space: SpaceArrays) -> State:
@@ -99,8 +101,9 @@ def new_state(space: SpaceArrays) -> State:
         np.ones((n_ranks, (n_variants + n_levels) * n_positions + n_levels + 1)),
         np.tile(space.elements, (n_levels, n_levels, 1)),
         np.tile(space.elements, (n_levels, 1)),
-        np.zeros((5, n_levels, n_tensors)),
-        np.zeros(2),
+        np.zeros((3, n_levels)),
+        np.zeros((2, n_levels, n_tensors)),
+        np.zeros(3),
     )
     state.kap[0] = space.sizes
     state.piece[:, :, 0, 0] = space.sizes[:, None]
@@ -270,17 +273,18 @@ def stretch(space: SpaceArrays, state: State, stage: int) -> None:
 @kernel
 def cost_of(
     relevant: IntArray, sizes: IntArray, fans: IntArray, access_pj: FloatArray, access_cycles: FloatArray,
-    keep: IntArray, serial: IntArray, facts: FloatArray, trips: IntArray, free: IntArray, factor: FloatArray,
-    served: FloatArray, taken: FloatArray, decided: int, final: bool, accesses: FloatArray, found: FloatArray,
+    timed: IntArray, keep: IntArray, serial: IntArray, facts: FloatArray, trips: IntArray, free: IntArray,
+    factor: FloatArray, served: FloatArray, taken: FloatArray, decided: int, final: bool, record: bool,
+    busy: FloatArray, accesses: FloatArray, found: FloatArray,
 ) -> None:  # fmt: skip
-    """Count the accesses that the decided part of a mapping makes, and write (pJ, cycles) to `found`.
+    """Price the decided part of a mapping: (pJ, cycles, pJ of tensors that level `decided` does not keep) to `found`.
 
-    accesses: (5, L, T), elements: [0] read and [1] written by all instances, [2] and [3] by the busiest one;
-    [4] cycles of its transfers from and to the level above. Levels 1 to `decided` have tiles; before the last
-    stage (`final`) a tensor that level `decided` does not keep is charged above for what the loops outside
-    cost it at least. Cycles: the busiest of the multipliers and of every level's ports; what fills a level
-    that has no second tile adds to them. A tile is taken anew in every iteration of the loops outside the
-    innermost one that selects it. Sums start from nothing: their first visit to a level reads nothing above.
+    Levels 1 to `decided` have tiles; before the last stage (`final`) a tensor that level `decided` does not
+    keep is charged above for what the loops outside cost it at least. Cycles: the busiest of the multipliers
+    and of every level's ports; what fills a level that has no second tile adds to them. A tile is taken anew
+    in every iteration of the loops outside the innermost one that selects it. Sums start from nothing: their
+    first visit to a level reads nothing above. With `record` `accesses` (2, L, T) gets the elements read [0]
+    and written [1] by all instances.
 
     One function without calls, for a call would pass all these arrays on; this is where a search spends its time.
     """
@@ -289,9 +293,13 @@ def cost_of(
     width = 2 * n_levels + 1
     copies_at = fans[n_levels] * width
     seen_at = (fans[n_levels] + 1 + n_levels) * width
-    accesses[:] = 0.0
+    if record:
+        accesses[:] = 0.0
+    busy[:] = 0.0
+    energy, apart, added, cycles = 0.0, 0.0, 0.0, 0.0
     for t in range(n_tensors):
         output = t == n_tensors - 1
+        there = 1 if output else 0  # which way a tile goes at the parent: 0 read, 1 written
         parent = 0
         whole = served[0, 0, t]
         part = 1.0  # of the tensor that one instance of the parent sees
@@ -316,31 +324,46 @@ def cost_of(
                 below *= facts[r, copies_at + child * width + position]
             for level in range(parent, child):
                 spread *= factor[level, t]
-            up = served[parent, child, t] * above * spread
-            up_seen = served[parent, child, t] * seen * part * spread
-            down, down_seen = taken[child, t] * below, taken[child, t] * seen * mine
-            to_parent = 1 if output else 0
-            accesses[to_parent, parent, t] += up
-            accesses[2 + to_parent, parent, t] += up_seen
-            back, again = 0.0, 0.0
+            once = served[parent, child, t] * above
+            up, down = once * spread, taken[child, t] * below
+            again = once - whole if output else 0.0
+            pj = up * access_pj[there, parent, t]
             if output:
-                back, again = max(0.0, up_seen - whole * part), max(0.0, down_seen - whole * mine)
-                accesses[0, parent, t] += up - whole
-                accesses[2, parent, t] += back
+                pj += (up - whole) * access_pj[0, parent, t]
             if kept:
-                accesses[1 - to_parent, child, t] += down
-                accesses[3 - to_parent, child, t] += down_seen
+                energy += pj + down * access_pj[1 - there, child, t] + again * access_pj[1, child, t]
+            else:
+                apart += pj
+            if timed[parent]:
+                up_seen = served[parent, child, t] * seen * part * spread
+                busy[there, parent] += up_seen * access_cycles[there, parent, t]
+                busy[2, parent] += up_seen * access_cycles[2, parent, t]
                 if output:
-                    accesses[1, child, t] += served[parent, child, t] * above - whole
-                    accesses[3, child, t] += again
+                    back = max(0.0, up_seen - whole * part)
+                    busy[0, parent] += back * access_cycles[0, parent, t]
+                    busy[2, parent] += back * access_cycles[2, parent, t]
+            if kept and (timed[child] or serial[child]):
+                down_seen = taken[child, t] * seen * mine
+                back = max(0.0, down_seen - whole * mine) if output else 0.0
+                busy[1 - there, child] += down_seen * access_cycles[1 - there, child, t]
+                busy[1, child] += back * access_cycles[1, child, t]
+                busy[2, child] += (down_seen + back) * access_cycles[2, child, t]
                 if serial[child]:
-                    way = max(access_cycles[to_parent, parent, t], access_cycles[2, parent, t])
-                    inward = max(access_cycles[1 - to_parent, child, t], access_cycles[2, child, t])
-                    other = max(access_cycles[1 - to_parent, parent, t], access_cycles[2, parent, t])
-                    outward = max(access_cycles[to_parent, child, t], access_cycles[2, child, t])
-                    accesses[4, child, t] += max(
-                        up_seen * way + back * other, down_seen * inward + again * outward
+                    up_seen = served[parent, child, t] * seen * part * spread
+                    other = max(0.0, up_seen - whole * part) if output else 0.0
+                    added += max(
+                        up_seen * max(access_cycles[there, parent, t], access_cycles[2, parent, t])
+                        + other * max(access_cycles[0, parent, t], access_cycles[2, parent, t]),
+                        down_seen * max(access_cycles[1 - there, child, t], access_cycles[2, child, t])
+                        + back * max(access_cycles[1, child, t], access_cycles[2, child, t]),
                     )
+            if record and kept:
+                accesses[there, parent, t] += up
+                accesses[1 - there, child, t] += down
+                accesses[1, child, t] += again
+                if output:
+                    accesses[0, parent, t] += up - whole
+            if kept:
                 parent = child
                 part = mine
         if final:
@@ -354,39 +377,32 @@ def cost_of(
                     seen *= facts[r, 2 * n_levels - 1]
             for level in range(parent, n_levels):
                 spread *= factor[level, t]
-            accesses[0, parent, t] += total * spread
-            accesses[2, parent, t] += seen * spread
-            if output:
-                accesses[1, parent, t] += total * spread
-                accesses[3, parent, t] += seen * spread
-    energy, cycles, added = 0.0, 0.0, 0.0
+            for way in range(there + 1):
+                energy += total * spread * access_pj[way, parent, t]
+                busy[way, parent] += seen * spread * access_cycles[way, parent, t]
+                busy[2, parent] += seen * spread * access_cycles[2, parent, t]
+                if record:
+                    accesses[way, parent, t] += total * spread
     for level in range(n_levels):
-        reads, writes, shared = 0.0, 0.0, 0.0
-        for t in range(n_tensors):
-            energy += accesses[0, level, t] * access_pj[0, level, t]
-            energy += accesses[1, level, t] * access_pj[1, level, t]
-            reads += accesses[2, level, t] * access_cycles[0, level, t]
-            writes += accesses[3, level, t] * access_cycles[1, level, t]
-            shared += (accesses[2, level, t] + accesses[3, level, t]) * access_cycles[2, level, t]
-            added += accesses[4, level, t]
-        cycles = max(cycles, max(shared, max(reads, writes)))
+        cycles = max(cycles, max(busy[0, level], max(busy[1, level], busy[2, level])))
     if final:
         work = 1.0
         for r in range(n_ranks):
             work *= facts[r, 2 * n_levels]
         cycles = max(cycles, work)
-    found[0] = energy
+    found[0] = energy + apart
     found[1] = cycles + added
+    found[2] = apart
 
 
 @kernel
-def evaluate(space: SpaceArrays, choice: Choice, state: State, stage: int, final: bool) -> None:
-    """Cost of the mapping as far as `stage` into `state.found`: (pJ without multipliers and rest, cycles)."""
+def evaluate(space: SpaceArrays, choice: Choice, state: State, stage: int, final: bool, record: bool) -> None:
+    """Cost of the mapping as far as `stage` into `state.found`; energy without multipliers and rest."""
     if space.summed:
         for level in range(1, stage + 1):
             stretch(space, state, level)
     cost_of(
-        space.relevant, space.sizes, space.n_fans_above, space.access_pj, space.access_cycles, choice.keep,
-        choice.serial, state.facts, state.trips, state.free, state.cost, state.served, state.taken, stage,
-        final, state.accesses, state.found,
+        space.relevant, space.sizes, space.n_fans_above, space.access_pj, space.access_cycles, space.timed,
+        choice.keep, choice.serial, state.facts, state.trips, state.free, state.cost, state.served, state.taken,
+        stage, final, record, state.busy, state.accesses, state.found,
     )  # fmt: skip
