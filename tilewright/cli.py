@@ -52,6 +52,10 @@ Logits = Annotated[str | None, typer.Option(help="all or last positions; default
 Attention = Annotated[
     str | None, typer.Option(help="three_pass (default), one_pass, or a cascade's name or file")
 ]
+Lengths = Annotated[
+    str | None,
+    typer.Option(help="LENGTH:SEQUENCES,...: tokens of each sequence, in decode tokens held by each"),
+]
 Optimizer = Annotated[
     str | None, typer.Option(help="of a training step: adamw (default), adam8bit, momentum, sgd, none")
 ]
@@ -117,6 +121,7 @@ def count(
     lowering: Lowering = None,
     logits: Logits = None,
     attention: Attention = None,
+    lengths: Lengths = None,
     optimizer: Optimizer = None,
     recompute: Recompute = None,
     as_json: Json = False,
@@ -151,6 +156,7 @@ def simulate(
     lowering: Lowering = None,
     logits: Logits = None,
     attention: Attention = None,
+    lengths: Lengths = None,
     optimizer: Optimizer = None,
     recompute: Recompute = None,
     template: Annotated[str | None, typer.Option(help="family, default sequential")] = None,
@@ -349,7 +355,8 @@ def _terms(given: dict[str, Any]) -> dict[str, Any]:
     """The terms of a workload among a command's arguments, None where not given."""
     from tilewright import runs
 
-    return {name: given[name] for name in _TERMS} | {"dims": runs.dimensions(given["dim"])}
+    counted = {"dims": runs.dimensions(given["dim"]), "lengths": runs.histogram(given["lengths"])}
+    return {name: given[name] for name in _TERMS} | counted
 
 
 def _emit(answer: dict[str, Any], as_json: bool, show: Any) -> None:

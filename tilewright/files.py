@@ -117,6 +117,13 @@ class WorkloadFile(_File):
     lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None
     attention: str | None = None
+    lengths: (
+        Annotated[
+            dict[Annotated[int, Field(gt=0, le=2**24)], Annotated[int, Field(gt=0, le=65536)]],
+            Field(min_length=1, max_length=256),
+        ]
+        | None
+    ) = None
     optimizer: str | None = None
     recompute: str | None = None
 

@@ -243,6 +243,21 @@ def dimensions(settings: list[str] | None) -> dict[str, int | float] | None:
     return found or None
 
 
+def histogram(text: str | None) -> dict[int, int] | None:
+    """How many sequences have so many tokens, from `LENGTH:SEQUENCES,...`; None for None."""
+    if text is None:
+        return None
+    found: dict[int, int] = {}
+    for entry in text.split(","):
+        length, _, count = entry.partition(":")
+        if not all(part.isdecimal() and len(part) <= 8 for part in (length, count or "1")):
+            raise InputError(f"--lengths takes LENGTH:SEQUENCES,..., got {entry!r}")
+        if int(length) in found:
+            raise InputError(f"--lengths gives the length {int(length)} twice")
+        found[int(length)] = int(count or "1")
+    return found
+
+
 def scalar(text: str) -> object:
     """A word as YAML reads it: a number, a truth value or itself; None for anything that is no word."""
     try:

@@ -7,6 +7,7 @@ from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import LayerBuilder, Linear, shifted
 from tilewright.workloads.mixing import HeadRows, Heads, mix
 from tilewright.workloads.norms import Norm, normalise
+from tilewright.workloads.ragged import mix_by_length
 from tilewright.workloads.run import KEPT_ROWS, Run
 
 
@@ -102,19 +103,42 @@ def attend(builder: LayerBuilder, x: str, spec: Attention) -> str:
     builder.rank(spec.groups_rank, spec.n_kv_heads)
     for rank in ("e", "f"):
         builder.rank(rank, spec.head_dim)
-    builder.rank(spec.keys_rank, spec.n_keys(builder.run))
+    if not builder.run.lengths:
+        builder.rank(spec.keys_rank, spec.n_keys(builder.run))
     rows = _look_at_encoder(builder, x, spec) if spec.from_encoder else _project(builder, x, spec)
     if spec.repeats_keys and builder.run.lowering == "reference":
         rows, spec = _repeated(rows, spec)
-    heads = rows if spec.from_encoder else _look_at_self(builder, rows, spec)
-    if spec.bias_rows:
-        _own_bias(builder, spec)
-    mixed = builder.access(mix(builder, heads, spec, _mask(builder, spec)))
+    heads = rows if spec.from_encoder else _shaped(builder, rows, spec)
+    if builder.run.lengths:
+        shared = ("h", spec.groups_rank, "e", "f")
+        mixed = mix_by_length(builder, shared, lambda own: _mixed_of_length(own, heads, spec))
+    else:
+        mixed = _mixed(builder, heads, spec)
     return builder.linear(
         Linear(
-            f"{spec.path}.{spec.output}", mixed, ("d",), ("h", "f"), spec.output_bias, bmm_group="attention"
+            f"{spec.path}.{spec.output}",
+            builder.access(mixed),
+            ("d",),
+            ("h", "f"),
+            spec.output_bias,
+            bmm_group="attention",
         )
     )
+
+
+def _mixed(builder: LayerBuilder, heads: Heads, spec: Attention) -> str:
+    """The values mixed[b, m, h, f] of what the tokens look at, cached ones included."""
+    if not spec.from_encoder:
+        heads = _with_past(builder, heads, spec)
+    if spec.bias_rows:
+        _own_bias(builder, spec)
+    return mix(builder, heads, spec, _mask(builder, spec))
+
+
+def _mixed_of_length(builder: LayerBuilder, heads: Heads, spec: Attention) -> str:
+    """The same in a builder of its own, which has the ranks of the sequences of one length."""
+    builder.rank(spec.keys_rank, spec.n_keys(builder.run))
+    return _mixed(builder, heads, spec)
 
 
 def _own_bias(builder: LayerBuilder, spec: Attention) -> None:
@@ -140,8 +164,9 @@ def _repeated(heads: Heads, spec: Attention) -> tuple[Heads, Attention]:
     return replace(heads, key=own(heads.key), value=own(heads.value)), replace(spec, n_kv_heads=spec.n_heads)
 
 
-def _look_at_self(builder: LayerBuilder, heads: Heads, spec: Attention) -> Heads:
-    query, key, value = heads.query, heads.key, heads.value
+def _shaped(builder: LayerBuilder, heads: Heads, spec: Attention) -> Heads:
+    """Queries and keys normalised and rotated."""
+    query, key = heads.query, heads.key
     if spec.query_norm:
         query = _normalise_heads(builder, query, "h", spec.query_norm)
     if spec.key_norm:
@@ -149,10 +174,16 @@ def _look_at_self(builder: LayerBuilder, heads: Heads, spec: Attention) -> Heads
     if spec.rotary_dim:
         query = _rotate(builder, query, "h", "query", spec)
         key = _rotate(builder, key, spec.groups_rank, "key", spec)
+    return replace(heads, query=query, key=key)
+
+
+def _with_past(builder: LayerBuilder, heads: Heads, spec: Attention) -> Heads:
+    """Keys and values behind those that are held."""
     if builder.run.n_prefix or (spec.cached and builder.run.phase != "train"):
-        key = _append(builder, key, spec, "key")
-        value = _append(builder, value, spec, "value")
-    return Heads(query, key, value)
+        key = _append(builder, heads.key, spec, "key")
+        value = _append(builder, heads.value, spec, "value")
+        return replace(heads, key=key, value=value)
+    return heads
 
 
 def _look_at_encoder(builder: LayerBuilder, x: str, spec: Attention) -> Heads:

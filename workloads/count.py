@@ -249,10 +249,11 @@ def _cache_elements(graph: Graph) -> int:
     for name in graph.outputs:
         if graph.tensor_by_name[name].role not in (Role.KV_CACHE, Role.STATE):
             continue
-        elements = graph.n_elements(name)
+        elements, ranks = graph.n_elements(name), graph.tensor_by_name[name].ranks
         writer = graph.producer.get(name)  # none: kept from an earlier step as it is
         kept = dict(writer.parameters).get(KEPT_ROWS) if writer else None
-        total += elements if kept is None else elements // graph.size("n") * int(kept)
+        rows = next((rank for rank in ranks if rank.startswith("n")), "")  # keys, of one length or of each
+        total += elements if kept is None else elements // graph.size(rows) * int(kept)
     return total
 
 

@@ -110,6 +110,8 @@ def _add_positions(builder: LayerBuilder, spec: Embedding, x: str) -> str:
     builder.rank("p", spec.n_positions)
     width = builder.ranks_of(x)[-1]
     row = shifted("m", builder.run.cache + spec.position_offset)
+    if builder.run.lengths:
+        row = Index()  # each sequence starts anew: rows that the data selects
     if spec.frozen_positions:
         builder.parameter(spec.positions, "weight", builder.size(("p", width)), frozen=True)
         table = builder.input("position_table", ("p", width), Role.WEIGHT)

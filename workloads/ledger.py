@@ -1,6 +1,7 @@
 """What a training step holds in memory: the activations kept for the backward pass, and its peak."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from tilewright.dataflow.graph import Graph, LayerClass, Network
 from tilewright.dataflow.tensor import Role, Tensor
@@ -37,7 +38,7 @@ def kept_activations(network: Network) -> tuple[Kept, ...]:
     forward = [layer for layer in network if layer.name in backward]
     found: list[Kept] = []
     shared: set[str] = set()
-    for layer, following in zip(forward, (*forward[1:], None), strict=True):
+    for layer, following in zip_longest(forward, forward[1:]):
         chained = following is not None and any(
             _CHAIN in part.graph.inputs for part in backward[following.name]
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tilewright.dataflow.tensor import Role
+from tilewright.dataflow.tensor import Profile, Role
 from tilewright.workloads.policy import DEFAULT_POLICY, TrainingPolicy
 from tilewright.workloads.precision import Precision
 
@@ -50,7 +50,9 @@ class Run:
     vectors; `n_prefix` more keys and values stand before the cache of every layer. The phase `generate`
     computes the `seq` tokens of a prompt and `n_output` tokens behind them, one after the other.
     `training` is read in the phase `train` alone. `attention` is a form or the name or file of a cascade,
-    `attention_sizes` what is stated of its own ranks and numbers.
+    `attention_sizes` what is stated of its own ranks and numbers. With `lengths`, a histogram of the tokens
+    of each sequence (in decode: of those held), `batch` is 1, `seq` is all tokens that are computed and
+    `cache` the most held.
     """
 
     phase: Phase
@@ -67,6 +69,11 @@ class Run:
     n_output: int = 0
     training: TrainingPolicy = DEFAULT_POLICY
     attention_sizes: tuple[tuple[str, int | float], ...] = ()
+    lengths: Profile | None = None
+
+    @property
+    def n_sequences(self) -> int:
+        return self.lengths.n_instances if self.lengths else self.batch
 
     @property
     def n_positions(self) -> int:

@@ -11,9 +11,11 @@ from tilewright.workloads.adapter_plan import AdapterError
 from tilewright.workloads.families import family_of
 from tilewright.workloads.generation import DEFAULT_OUTPUT_TOKENS, steps, window_limits
 from tilewright.workloads.gradient import GradientError
+from tilewright.workloads.lengths import batch_of, ragged
 from tilewright.workloads.lowering import lower
 from tilewright.workloads.policy import training_policy
 from tilewright.workloads.precision import Precision
+from tilewright.workloads.ragged import sequences
 from tilewright.workloads.read import preset_names, read_json, read_preset
 from tilewright.workloads.run import AdapterMode, AttentionForm, Logits, Lowering, Parameter, Phase, Run
 from tilewright.workloads.sizes import Sizes, check_positions, check_tokens, fitted
@@ -105,6 +107,7 @@ def load_workload(
     attention: str | None = None,
     optimizer: str | None = None,
     recompute: str | None = None,
+    lengths: Mapping[int, int] | None = None,
     name: str | None = None,
     dims: Mapping[str, int | float] | None = None,
 ) -> Workload:
@@ -124,10 +127,14 @@ def load_workload(
     "one_pass", or a cascade from Q, K and V to AV, by name or file, whose own ranks `dims` binds. A training
     step ends in the updates of an `optimizer` ("none", "sgd", "momentum", "adam", "adamw", "adam8bit"; AdamW where not
     stated) and may `recompute` activations in the backward pass: "none", all of a "layer", or what
-    "attention" has for pairs of tokens.
+    "attention" has for pairs of tokens. `lengths` stand in the place of `batch` and `seq`, in decode of
+    `cache`: how many sequences have so many tokens.
     Raises InputError for anything wrong in the files or the terms.
     """
     training = training_policy(phase, optimizer, recompute)
+    if lengths is not None and str(model).lower().endswith((".cascade", ".onnx")):
+        raise InputError(f"{model}: lengths: the file takes sequences of one length")
+    each = batch_of(lengths, phase, batch, seq, cache)
     if str(model).lower().endswith(".cascade"):
         stated_terms = {
             "adapter": adapter, "batch": batch if batch != 1 else None, "seq": seq, "decoder_seq": decoder_seq,
@@ -153,7 +160,7 @@ def load_workload(
     model_type, family = family_of(values, source)
     stated = _read_adapter(adapter)
     spec = family.read(values, source, stated.task if stated else "")
-    sizes = Sizes(batch, seq, decoder_seq, cache, image, samples)
+    sizes = Sizes(each.n_sequences, each.seq, decoder_seq, each.cache, image, samples)
     terms = _Terms(phase, lowering, logits, attention or "three_pass")
     spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
     run = replace(run, training=training, attention_sizes=tuple((dims or {}).items()))
@@ -162,6 +169,7 @@ def load_workload(
     plan = stated.plan(spec, family.targets) if stated else None
     adapted = plan.adjusted(run) if plan else run
     check_positions(spec, adapted.seq, adapted.cache, source)
+    adapted, run = (ragged(spec, one, each.profile, source) for one in (adapted, run))
     try:
         network, parameters = lower(spec, adapted, plan)
     except AdapterError as error:
@@ -275,6 +283,12 @@ def _read_adapter(adapter: str | Path | None) -> "Adapter | None":
 
 def _label(model: str, run: Run) -> str:
     """A workload's name where the user gives none, e.g. `gpt2 decode 1x1+1024`."""
+    if run.lengths:
+        parts = [
+            f"{part.run.batch}x{part.run.seq}" + (f"+{part.run.cache}" if part.run.cache else "")
+            for part in sequences(run)
+        ]
+        return f"{model} {run.phase} {' '.join(parts[:3])}" + (" ..." if len(parts) > 3 else "")
     cache = f"+{run.cache}" if run.cache else ""
     return f"{model} {run.phase} {run.batch}x{run.seq}{cache}"
 
