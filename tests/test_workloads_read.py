@@ -64,6 +64,14 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     [
         ({"model_type": None}, ": model_type: missing; supported: "),
         ({"model_type": "gpt-2"}, ": model_type: 'gpt-2' is unknown (did you mean 'gpt2'?); supported: "),
+        (
+            {"model_type": "rwkv"},
+            ": model_type: 'rwkv' is unknown; export it to an .onnx file or write it as a .cascade,",
+        ),
+        (
+            {"activation_function": "gelu_neww"},
+            ": activation_function: the function 'gelu_neww' is unknown (did you mean 'gelu_new'?); known: ",
+        ),
         ({"n_layer": 0}, ": n_layer: input should be greater than 0, got 0"),
         ({"n_layer": -3}, ": n_layer: input should be greater than 0, got -3"),
         ({"n_layer": "12"}, ": n_layer: input should be a valid integer, got '12'"),

@@ -3,7 +3,9 @@
 import re
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+from tilewright.dataflow.errors import nearest
 
 #: Sizes above these belong to no model; they only overflow what follows.
 MAX_LAYERS, MAX_WIDTH, MAX_ROWS = 4096, 2**20, 2**28
@@ -27,6 +29,25 @@ def _bounded(value: Any) -> Any:
     """A window of 0 tokens is how some releases write that there is none."""
     return None if type(value) is int and value == 0 else value
 
+
+#: Functions that the library knows by name, without parameters of their own.
+ACTIVATIONS = (
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
+    "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2",
+    "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh",
+)  # fmt: skip
+
+
+def _known_function(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"the function {name[:60]!r} is unknown{nearest(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}"
+        )
+    return "silu" if name == "swish" else name
+
+
+#: The name of an activation function.
+Activation = Annotated[str, AfterValidator(_known_function)]
 
 #: Tokens that a token sees, itself included; None: all before it.
 Window = Annotated[Annotated[int, Field(gt=1)] | None, BeforeValidator(_bounded)]

@@ -43,8 +43,9 @@ def family_of(values: Mapping[str, Any], source: str) -> tuple[str, Family[Any]]
     if not isinstance(model_type, str):
         raise InputError(f"{source}: model_type: missing; supported: {', '.join(known)}")
     if model_type not in known:
+        around = "; export it to an .onnx file or write it as a .cascade, which are models too"
         raise InputError(
-            f"{source}: model_type: {model_type[:60]!r} is unknown{nearest(model_type, known)};"
+            f"{source}: model_type: {model_type[:60]!r} is unknown{nearest(model_type, known) or around};"
             f" supported: {', '.join(known)}"
         )
     module = import_module(f"tilewright.workloads.{_MODULE_BY_TYPE[model_type]}")

@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also, refuse_remainder
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Rows,
+    Width,
+    also,
+    refuse_remainder,
+)
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -26,7 +35,7 @@ class BertConfig(ConfigFile):
     num_hidden_layers: Layers = 12
     num_attention_heads: Width = 12
     intermediate_size: Width = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     max_position_embeddings: Rows = 512
     type_vocab_size: Rows = 2
     layer_norm_eps: Epsilon = 1e-12
@@ -58,7 +67,7 @@ class DistilBertConfig(ConfigFile):
     n_layers: Layers = Field(6, validation_alias=also("n_layers", "num_hidden_layers"))
     n_heads: Width = Field(12, validation_alias=also("n_heads", "num_attention_heads"))
     hidden_dim: Width = 3072
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     max_position_embeddings: Rows = 512
     tie_word_embeddings: bool = True
 

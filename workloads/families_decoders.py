@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import Epsilon, Layers, Rows, Width, Window, also
+from tilewright.workloads.config import Activation, Epsilon, Layers, Rows, Width, Window, also
 from tilewright.workloads.experts import Experts
 from tilewright.workloads.families_llama import ATTENTION_TARGETS, TARGETS, RotaryConfig, decoder
 from tilewright.workloads.family import Family
@@ -53,7 +53,7 @@ class Starcoder2Config(RotaryConfig):
     num_hidden_layers: Layers = 30
     num_attention_heads: Width = 24
     num_key_value_heads: Width | None = 2
-    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_act: Activation = "gelu_pytorch_tanh"
     norm_epsilon: Epsilon = 1e-5
     use_bias: bool = True
     tie_word_embeddings: bool = True
@@ -115,7 +115,7 @@ class Gemma2Config(RotaryConfig):
     num_attention_heads: Width = 8
     num_key_value_heads: Width | None = 4
     head_dim: Width | None = 256
-    hidden_act: str = Field("gelu_pytorch_tanh", alias="hidden_activation")
+    hidden_act: Activation = Field("gelu_pytorch_tanh", alias="hidden_activation")
     tie_word_embeddings: bool = True
     sliding_window: Window = 4096
     query_pre_attn_scalar: Annotated[float, Field(gt=0)] = 256

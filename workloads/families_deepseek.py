@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also
+from tilewright.workloads.config import Activation, ConfigFile, Epsilon, Layers, Rows, Width, also
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.experts import Experts
 from tilewright.workloads.family import Family
@@ -41,7 +41,7 @@ class DeepseekV2Config(ConfigFile):
     qk_rope_head_dim: Width = 64
     qk_nope_head_dim: Width = 128
     v_head_dim: Width = 128
-    hidden_act: str = "silu"
+    hidden_act: Activation = "silu"
     rms_norm_eps: Epsilon = 1e-6
     attention_bias: bool = False
     tie_word_embeddings: bool = False

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.config import Activation, ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
 from tilewright.workloads.deberta import ConvolvedBlock, RelativeEmbedding
 from tilewright.workloads.disentangled import DisentangledAttention
 from tilewright.workloads.embedding import Embedding
@@ -33,7 +33,7 @@ class AlbertConfig(BertConfig):
     intermediate_size: Width = 16384
     num_hidden_groups: Layers = 1
     inner_group_num: Layers = 1
-    hidden_act: str = "gelu_new"
+    hidden_act: Activation = "gelu_new"
 
     @model_validator(mode="after")
     def _groups(self) -> "AlbertConfig":
@@ -181,7 +181,7 @@ class DebertaConfig(ConfigFile):
     num_hidden_layers: Layers = 24
     num_attention_heads: Width = 24
     intermediate_size: Width = 6144
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     max_position_embeddings: Rows = 512
     type_vocab_size: Annotated[int, Field(ge=0, le=2**20)] = 0
     layer_norm_eps: Epsilon = 1e-7
@@ -194,9 +194,9 @@ class DebertaConfig(ConfigFile):
     norm_rel_ebd: str = "none"
     conv_kernel_size: Annotated[int, Field(ge=0, le=1023)] = 0
     conv_groups: Width = 1
-    conv_act: str = "tanh"
+    conv_act: Activation = "tanh"
     pooler_hidden_size: Width | None = None
-    pooler_hidden_act: str = "gelu"
+    pooler_hidden_act: Activation = "gelu"
     legacy: bool = True
     tie_word_embeddings: bool = True
 
@@ -310,7 +310,7 @@ class ModernBertConfig(ConfigFile):
     intermediate_size: Width = 1152
     num_hidden_layers: Layers = 22
     num_attention_heads: Width = 12
-    hidden_activation: str = "gelu"
+    hidden_activation: Activation = "gelu"
     max_position_embeddings: Rows = 8192
     norm_eps: Epsilon = 1e-5
     norm_bias: bool = False
@@ -318,7 +318,7 @@ class ModernBertConfig(ConfigFile):
     mlp_bias: bool = False
     decoder_bias: bool = True
     classifier_bias: bool = False
-    classifier_activation: str = "gelu"
+    classifier_activation: Activation = "gelu"
     classifier_pooling: Literal["cls", "mean"] = "cls"
     global_attn_every_n_layers: Layers = 3
     local_attention: Annotated[int, Field(gt=0)] = 128

@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also, refuse_remainder
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Rows,
+    Width,
+    also,
+    refuse_remainder,
+)
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -27,7 +36,7 @@ class Gpt2Config(ConfigFile):
     n_layer: Layers = Field(12, validation_alias=also("n_layer", "num_hidden_layers"))
     n_head: Width = Field(12, validation_alias=also("n_head", "num_attention_heads"))
     n_inner: Width | None = None
-    activation_function: str = "gelu_new"
+    activation_function: Activation = "gelu_new"
     layer_norm_epsilon: Epsilon = 1e-5
     tie_word_embeddings: bool = True
     add_cross_attention: bool = False
@@ -77,7 +86,7 @@ class OptConfig(ConfigFile):
     max_position_embeddings: Rows = 2048
     do_layer_norm_before: bool = True
     word_embed_proj_dim: Width | None = None
-    activation_function: str = "relu"
+    activation_function: Activation = "relu"
     enable_bias: bool = True
     layer_norm_elementwise_affine: bool = True
     tie_word_embeddings: bool = True

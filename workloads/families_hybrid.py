@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
 from tilewright.workloads.chains import Chain, Step
-from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, scaled_width
+from tilewright.workloads.config import Activation, ConfigFile, Epsilon, Pixels, Width, scaled_width
 from tilewright.workloads.convolution import Convolution
 from tilewright.workloads.families_mobile import closed, divisible, labels_head, stage_of, two_step_stem
 from tilewright.workloads.family import Family
@@ -44,7 +44,7 @@ class MobileVitConfig(ConfigFile):
     num_attention_heads: Width = 4
     mlp_ratio: Ratio = 2.0
     expand_ratio: Ratio = 4.0
-    hidden_act: str = "silu"
+    hidden_act: Activation = "silu"
     conv_kernel_size: Annotated[int, Field(gt=0, le=63)] = 3
     output_stride: Annotated[int, Field(gt=0, le=2**14)] = 32
     layer_norm_eps: Epsilon = 1e-5
@@ -189,7 +189,7 @@ class EfficientFormerConfig(ConfigFile):
     downsample_pad: Padding = 1
     num_meta3d_blocks: Annotated[int, Field(ge=0, le=4096)] = 1
     use_layer_scale: bool = True
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
 
     @model_validator(mode="after")

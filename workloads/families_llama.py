@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
 from tilewright.workloads.config import (
+    Activation,
     ConfigFile,
     Epsilon,
     Layers,
@@ -44,7 +45,7 @@ class RotaryConfig(ConfigFile):
     num_attention_heads: Width = 32
     num_key_value_heads: Width | None = None
     head_dim: Width | None = None
-    hidden_act: str = "silu"
+    hidden_act: Activation = "silu"
     rms_norm_eps: Epsilon = 1e-6
     tie_word_embeddings: bool = False
     attention_bias: bool = False
@@ -152,7 +153,7 @@ class GemmaConfig(RotaryConfig):
     num_attention_heads: Width = 16
     num_key_value_heads: Width | None = 16
     head_dim: Width | None = 256
-    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_act: Activation = "gelu_pytorch_tanh"
     tie_word_embeddings: bool = True
 
 
@@ -162,7 +163,7 @@ class PhiConfig(RotaryConfig):
     hidden_size: Width = 2048
     intermediate_size: Width = 8192
     num_hidden_layers: Layers = 24
-    hidden_act: str = "gelu_new"
+    hidden_act: Activation = "gelu_new"
     layer_norm_eps: Epsilon = 1e-5
     qk_layernorm: bool = False
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.config import Activation, ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.head import text_head
@@ -30,7 +30,7 @@ class MambaConfig(ConfigFile):
     conv_kernel: Annotated[int, Field(gt=1, le=1024)] = 4
     use_bias: bool = False
     use_conv_bias: bool = True
-    hidden_act: str = "silu"
+    hidden_act: Activation = "silu"
     time_step_rank: Width | Literal["auto"] = "auto"
     tie_word_embeddings: bool = True
 
@@ -84,7 +84,7 @@ class Mamba2Config(ConfigFile):
     chunk_size: Annotated[int, Field(gt=0, le=2**16)] = 256
     use_bias: bool = False
     use_conv_bias: bool = True
-    hidden_act: str = "silu"
+    hidden_act: Activation = "silu"
     tie_word_embeddings: bool = False
 
     @model_validator(mode="after")

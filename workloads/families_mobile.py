@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.chains import Chain, Step
-from tilewright.workloads.config import ConfigFile, Pixels, Width, scaled_width
+from tilewright.workloads.config import Activation, ConfigFile, Pixels, Width, scaled_width
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
 from tilewright.workloads.family import Family
 from tilewright.workloads.head import Head, task_of
@@ -64,7 +64,7 @@ class PoolFormerConfig(ConfigFile):
     strides: Sides = Field(default_factory=lambda: [4, 2, 2, 2])
     padding: list[Padding] = Field(default_factory=lambda: [2, 1, 1, 1])
     num_encoder_blocks: Annotated[int, Field(gt=0, le=16)] = 4
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     use_layer_scale: bool = True
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class MobileNetV2Config(ConfigFile):
     output_stride: Literal[8, 16, 32] = 32
     first_layer_is_expansion: bool = True
     finegrained_output: bool = True
-    hidden_act: str = "relu6"
+    hidden_act: Activation = "relu6"
     tf_padding: bool = True
 
     def channels(self, base: int) -> int:
@@ -240,7 +240,7 @@ class SwiftFormerConfig(ConfigFile):
     embed_dims: Widths = Field(default_factory=lambda: [48, 56, 112, 220])
     mlp_ratio: Ratio = 4
     downsamples: list[bool] = Field(default_factory=lambda: [True, True, True, True])
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     down_patch_size: Pixels = 3
     down_stride: Pixels = 2
     down_pad: Padding = 1

@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also, refuse_remainder
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Rows,
+    Width,
+    also,
+    refuse_remainder,
+)
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -29,7 +38,7 @@ class GptNeoxConfig(ConfigFile):
     num_hidden_layers: Layers = 44
     num_attention_heads: Width = 64
     intermediate_size: Width = 24576
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     rotary_pct: Fraction | None = None
     partial_rotary_factor: Fraction | None = None
     rope_parameters: dict[str, Any] | None = None
@@ -100,7 +109,7 @@ class GptjConfig(ConfigFile):
     n_head: Width = Field(16, validation_alias=also("n_head", "num_attention_heads"))
     n_inner: Width | None = None
     rotary_dim: Width | None = 64
-    activation_function: str = "gelu_new"
+    activation_function: Activation = "gelu_new"
     layer_norm_epsilon: Epsilon = 1e-5
     tie_word_embeddings: bool = False
 
@@ -143,7 +152,7 @@ class GptNeoConfig(ConfigFile):
     attention_types: list[Any] | None = None
     intermediate_size: Width | None = None
     window_size: Annotated[int, Field(gt=1)] = 256
-    activation_function: str = "gelu_new"
+    activation_function: Activation = "gelu_new"
     layer_norm_epsilon: Epsilon = 1e-5
     tie_word_embeddings: bool = True
 
@@ -255,7 +264,7 @@ class FalconConfig(ConfigFile):
     num_ln_in_parallel_attn: Annotated[int, Field(ge=1, le=2)] | None = None
     ffn_hidden_size: Width | None = None
     layer_norm_epsilon: Epsilon = 1e-5
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     alibi: bool = False
     new_decoder_architecture: bool = False
     multi_query: bool = True

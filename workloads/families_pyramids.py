@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
-from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, also, scaled_width
+from tilewright.workloads.config import Activation, ConfigFile, Epsilon, Pixels, Width, also, scaled_width
 from tilewright.workloads.convolution import Convolution, PatchStem, side_after
 from tilewright.workloads.decode_heads import JoinedMaps
 from tilewright.workloads.family import Family
@@ -44,7 +44,7 @@ class PyramidConfig(ConfigFile):
     strides: Sides = Field(default_factory=lambda: [4, 2, 2, 2])
     num_attention_heads: Widths = Field(default_factory=lambda: [1, 2, 5, 8])
     mlp_ratios: Ratios = Field(default_factory=lambda: [8.0, 8.0, 4.0, 4.0])
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-6
     qkv_bias: bool = True
 

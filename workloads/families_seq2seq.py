@@ -10,7 +10,16 @@ from pydantic import Field, model_validator
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.audio import FrameEmbedding
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, also, refuse_remainder
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Rows,
+    Width,
+    also,
+    refuse_remainder,
+)
 from tilewright.workloads.embedding import Embedding, RelativeBias
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -133,7 +142,7 @@ class BartConfig(ConfigFile):
     decoder_attention_heads: Width = 16
     encoder_ffn_dim: Width = 4096
     decoder_ffn_dim: Width = 4096
-    activation_function: str = "gelu"
+    activation_function: Activation = "gelu"
     max_position_embeddings: Rows = 1024
     scale_embedding: bool = False
     tie_word_embeddings: bool = True

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
+from tilewright.workloads.config import Activation, ConfigFile, Epsilon, Layers, Rows, Width, refuse_remainder
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
 from tilewright.workloads.head import Head, Stage, task_of
@@ -31,10 +31,10 @@ class Wav2Vec2Config(ConfigFile):
     num_hidden_layers: Layers = 12
     num_attention_heads: Width = 12
     intermediate_size: Width = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-5
     feat_extract_norm: Literal["group", "layer"] = "group"
-    feat_extract_activation: str = "gelu"
+    feat_extract_activation: Activation = "gelu"
     conv_dim: tuple[Width, ...] = Field((512,) * 7, strict=False, min_length=1, max_length=64)
     conv_stride: tuple[Taps, ...] = Field((5, 2, 2, 2, 2, 2, 2), strict=False)
     conv_kernel: tuple[Taps, ...] = Field((10, 3, 3, 3, 3, 2, 2), strict=False)
@@ -156,7 +156,7 @@ class SpectrogramConfig(ConfigFile):
     num_hidden_layers: Layers = 12
     num_attention_heads: Width = 12
     intermediate_size: Width = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
     patch_size: Taps = 16
     qkv_bias: bool = True

@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Pixels, Width, refuse_remainder, scaled_width
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Pixels,
+    Width,
+    refuse_remainder,
+    scaled_width,
+)
 from tilewright.workloads.convolution import (
     POOLING,
     Convolution,
@@ -60,7 +68,7 @@ class SwinConfig(StagedConfig):
     window_size: Annotated[int, Field(gt=0, le=256)] = 7
     mlp_ratio: Annotated[float, Field(gt=0, le=1024)] = 4.0
     qkv_bias: bool = True
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-5
     use_absolute_embeddings: Literal[False] = False
 
@@ -132,7 +140,7 @@ class ConvNextConfig(StagedConfig):
     depths: Depths = Field(default_factory=lambda: [3, 3, 9, 3])
     hidden_sizes: Widths = Field(default_factory=lambda: [96, 192, 384, 768])
     patch_size: Pixels = 4
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
     layer_scale_init_value: Annotated[float, Field(ge=0)] = 1e-6
 
@@ -212,7 +220,7 @@ class ResNetConfig(StagedConfig):
     hidden_sizes: Widths = Field(default_factory=lambda: [256, 512, 1024, 2048])
     embedding_size: Width = 64
     layer_type: Literal["bottleneck", "basic"] = "bottleneck"
-    hidden_act: str = "relu"
+    hidden_act: Activation = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
 

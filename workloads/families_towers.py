@@ -7,7 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Pixels, Rows, Width, refuse_remainder
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Pixels,
+    Rows,
+    Width,
+    refuse_remainder,
+)
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -24,7 +33,7 @@ class _Tower(BaseModel):
     intermediate_size: Width = 2048
     num_hidden_layers: Layers = 12
     num_attention_heads: Width = 8
-    hidden_act: str = "quick_gelu"
+    hidden_act: Activation = "quick_gelu"
     layer_norm_eps: Epsilon = 1e-5
 
     @model_validator(mode="after")
@@ -133,7 +142,7 @@ class _SiglipText(_TextTower):
     hidden_size: Width = 768
     intermediate_size: Width = 3072
     num_attention_heads: Width = 12
-    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_act: Activation = "gelu_pytorch_tanh"
     layer_norm_eps: Epsilon = 1e-6
     vocab_size: Rows = 32000
     max_position_embeddings: Rows = 64
@@ -146,7 +155,7 @@ class _SiglipText(_TextTower):
 
 class _SiglipVision(_VisionTower):
     patch_size: Pixels = 16
-    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_act: Activation = "gelu_pytorch_tanh"
     layer_norm_eps: Epsilon = 1e-6
     vision_use_head: Literal[True] = True
 

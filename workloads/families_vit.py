@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.block import Block
-from tilewright.workloads.config import ConfigFile, Epsilon, Layers, Pixels, Rows, Width, refuse_remainder
+from tilewright.workloads.config import (
+    Activation,
+    ConfigFile,
+    Epsilon,
+    Layers,
+    Pixels,
+    Rows,
+    Width,
+    refuse_remainder,
+)
 from tilewright.workloads.embedding import RelativeBias
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
@@ -26,7 +35,7 @@ class VitConfig(ConfigFile):
     num_hidden_layers: Layers = 12
     num_attention_heads: Width = 12
     intermediate_size: Width = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
     image_size: Pixels = 224
     patch_size: Pixels = 16

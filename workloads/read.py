@@ -70,9 +70,9 @@ def checked(kind: type[M], values: Mapping[str, Any], source: str) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "value_error":  # our own check of several fields: it names them
-            raise InputError(f"{source}: {message}") from None
         field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":  # a check of our own: of one field, or of several that it names
+            raise InputError(f"{source}: {field}: {message}" if field else f"{source}: {message}") from None
         got = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
         raise InputError(f"{source}: {field}: {message[:1].lower()}{message[1:]}{got}") from None
 
