@@ -17,6 +17,7 @@ from tilewright.hls_templates.plan import KernelPlan, Shapes, Uncovered, plan_ke
 from tilewright.hls_templates.ports import port_contexts, target_of
 from tilewright.hls_templates.quantise import Quantisation
 from tilewright.hls_templates.render import block_bytes, kernel_context, render
+from tilewright.hls_templates.rtl.check import rtl_project
 from tilewright.sim.architecture import Architecture
 from tilewright.sim.version import RELEASE
 
@@ -82,12 +83,14 @@ def project_texts(
     """Every file of the project by its path in the folder."""
     if "\n" in title or "*/" in title or title.endswith("\\"):
         raise InputError(f"title must be one line without '*/', got {title!r}")
-    context = _context(program, architecture, plan, title, figures)
+    rtl_texts, rtl_description = rtl_project(architecture)
+    context = _context(program, architecture, plan, title, figures) | {"rtl": rtl_description}
     texts = {f"hls/{name}": render(f"{name}.jinja", context) for name in _HLS_FILES}
     texts |= {name: render(f"{name}.jinja", context) for name in ("Makefile", "README.md")}
     include = files("tilewright.hls_templates") / "include"
     texts |= {f"include/{name}": (include / name).read_text(encoding="utf-8") for name in _HEADERS}
-    description = _description(architecture, plan, context)
+    texts |= rtl_texts
+    description = _description(architecture, plan, context) | {"rtl": rtl_description}
     texts["design.json"] = (
         json.dumps(description | {"files": sorted([*texts, "design.json"])}, indent=1) + "\n"
     )

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -18,6 +19,14 @@ from tilewright.hls_templates.csim import (
 )
 from tilewright.hls_templates.lint_files import lint_project
 from tilewright.hls_templates.project import is_project
+from tilewright.hls_templates.rtl import tools as rtl_tools
+from tilewright.hls_templates.rtl.check import (
+    RtlError,
+    any_simulator,
+    check_pyrtl,
+    check_verilog,
+    described_grid,
+)
 from tilewright.sim.version import RELEASE
 
 Verdict = Literal["passed", "failed", "skipped"]
@@ -26,7 +35,8 @@ Verdict = Literal["passed", "failed", "skipped"]
 LEVELS: Mapping[str, tuple[str, ...]] = {
     "lint": ("lint",),
     "csim": ("lint", "csim", "trips"),
-    "all": ("lint", "csim", "trips"),
+    "rtl": ("lint", "csim", "trips", "pyrtl", "rtl"),
+    "all": ("lint", "csim", "trips", "pyrtl", "rtl"),
 }
 
 
@@ -62,7 +72,7 @@ def verify(folder: Path | str, level: str = "all") -> list[Check]:
         )
     description = read_description(root)
     rungs: dict[str, Callable[[Path, Mapping[str, Any]], Check]] = {
-        "lint": _lint, "csim": _csim, "trips": _trips,
+        "lint": _lint, "csim": _csim, "trips": _trips, "pyrtl": _pyrtl, "rtl": _rtl,
     }  # fmt: skip
     checks = [rungs[name](root, description) for name in LEVELS[level]]
     text = json.dumps([check.to_dict() for check in checks], indent=1) + "\n"
@@ -128,3 +138,34 @@ def _with_compiler(
     except OSError as error:
         verdict, reason = "failed", f"{error.filename}: {error.strerror}"
     return Check(rung, verdict, "g++", tools.version, reason, time.perf_counter() - start)  # type: ignore[arg-type]
+
+
+def _pyrtl(_: Path, description: Mapping[str, Any]) -> Check:
+    version = metadata.version("pyrtl")
+    return _simulated("pyrtl", "pyrtl", version, lambda: check_pyrtl(described_grid(description)))
+
+
+def _rtl(folder: Path, description: Mapping[str, Any]) -> Check:
+    try:
+        simulator = any_simulator()
+    except rtl_tools.ToolAbsentError as absent:
+        return Check("rtl", "skipped", "iverilog", "", str(absent), 0.0)
+    return _simulated(
+        "rtl",
+        simulator.name,
+        simulator.version,
+        lambda: check_verilog(folder, description, described_grid(description), simulator),
+    )
+
+
+def _simulated(rung: str, tool: str, version: str, check: Callable[[], str]) -> Check:
+    """A rung whose check raises where it fails, and says what it lacks where it cannot run."""
+    start = time.perf_counter()
+    verdict: Verdict = "passed"
+    try:
+        reason = check()
+    except rtl_tools.ToolAbsentError as absent:
+        verdict, reason = "skipped", str(absent)
+    except (RtlError, rtl_tools.SimulationError, InputError) as fault:
+        verdict, reason = "failed", str(fault)
+    return Check(rung, verdict, tool, version, reason, time.perf_counter() - start)
