@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Install the Debian packages that some checks use; without them those checks are skipped.
-#   g++       compiles generated HLS (csim)
-#   chromium  takes a picture of the report page
+#   g++        compiles generated HLS (csim)
+#   chromium   takes a picture of the report page
+#   iverilog   simulates generated Verilog without a build (rtl)
+#   verilator  simulates generated Verilog of large arrays
+#   yosys      synthesises generated Verilog (synth)
 set -euo pipefail
-packages=(g++ chromium)
+packages=(g++ chromium iverilog verilator yosys)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
