@@ -145,6 +145,7 @@ def _base_config(config_file: str, model: str) -> str:
 @lru_cache(maxsize=64)
 def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
     from tilewright import api
+    from tilewright.workloads.uncounted import uncounted
 
     config, model, _, phase, batch, seq, cache = terms
     is_adapter = config.startswith("adapter_configs")
@@ -160,7 +161,7 @@ def _run_counts(terms: tuple[str, ...], folder: Path) -> dict[str, Any]:
         seq=sizes.get("seq"),
         image=sizes.get("image"),
     )
-    counts = api.count(workload).to_dict()
+    counts = api.count(workload).to_dict() | uncounted(workload)
     if file.suffix == ".onnx":
         from tilewright.workloads.onnx_census import census
         from tilewright.workloads.onnx_dims import OnnxTerms

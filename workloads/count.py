@@ -42,7 +42,8 @@ class Counts:
     what is neither linear nor a convolution. `saved_activation_bytes` is what a training step's forward
     pass keeps for the backward one, tensor by tensor in `saved_activations`; `peak_training_bytes` holds
     it, parameters, gradients, the optimizer's state and what is live. `params_base` are those
-    of the model without its adapter, `params_base_model_only` without its head either. `n_ops_bmm` and
+    of the model without its adapter, `params_base_model_only` without its head either; those of a tower
+    leave out what projects its result for a match. `n_ops_bmm` and
     `out_elems_bmm` cover every contraction that is neither linear nor a convolution; a contraction in a
     recurrence is one call per step.
     """
@@ -53,6 +54,8 @@ class Counts:
     params_base: int
     params_base_model_only: int
     params_input_embedding: int
+    params_text_tower: int
+    params_vision_tower: int
     n_param_tensors: int
     n_trainable_tensors: int
     adapter_buffer_elems: int
@@ -228,6 +231,8 @@ def _parameter_sums(stored: tuple[Parameter, ...]) -> dict[str, Any]:
         "params_base": _elements(base),
         "params_base_model_only": _elements(p for p in base if p.part != "head"),
         "params_input_embedding": _elements(p for p in base if p.part == "table"),
+        "params_text_tower": _elements(p for p in own if p.name.startswith("text_model.")),
+        "params_vision_tower": _elements(p for p in own if p.name.startswith("vision_model.")),
         "n_param_tensors": sum(parameter.count for parameter in own),
         "n_trainable_tensors": sum(parameter.count for parameter in trained),
         "adapter_buffer_elems": _elements(buffers),
