@@ -70,6 +70,8 @@ class LeafPricer:
         needed: type[MatrixArray | VectorUnit | Dma] = Dma
         if isinstance(nest.leaf, Compute):
             needed = MatrixArray if nest.leaf.unit is Unit.MATRIX else VectorUnit
+            if nest.leaf.cycles is not None and isinstance(component, MatrixArray):
+                return component  # its PEs evaluate functions too; how fast, the schedule says
         if not isinstance(component, needed):
             raise InputError(
                 f"nest {nest.name!r}: slot {nest.slot!r} must be bound to a {needed.__name__},"
