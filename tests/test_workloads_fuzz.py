@@ -18,6 +18,8 @@ from tilewright.workloads.workload import load_workload, model_names
 _VALUES: tuple[Any, ...] = (
     0, -1, 1, 2, 3, 7, 64, 10**9, 10**30, True, False, None, "12", "", [], [1], [1, 2], {}, {"a": 1},
     1.5, -0.5, 1e-9, float("nan"), float("inf"), "none", "all", ["c_attn"], "all-linear", ".*", "(",
+    ["AnyForSequenceClassification"], ["AnyForPreTraining"], ["AnyForImageClassificationWithTeacher"],
+    ["AnyModel"], ["AnyForAudioClassification"], ["AnyForQuestionAnswering"], "bat", "gelu",
 )  # fmt: skip
 _MODEL_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -26,17 +28,22 @@ _MODEL_FIELDS = (
     "attention_types", "embedding_size", "num_hidden_groups", "pos_att_type", "position_buckets",
     "conv_kernel_size", "conv_groups", "conv_dim", "conv_kernel", "conv_stride", "chunk_size", "n_groups",
     "num_heads", "max_length", "num_local_experts", "local_attention", "transformers_version",
+    "use_sliding_window", "max_window_layers", "text_config_dict", "hidden_act", "num_labels",
+    "new_decoder_architecture", "do_layer_norm_before", "word_embed_proj_dim", "num_experts_per_tok",
 )  # fmt: skip
 _ADAPTER_FIELDS = (
     "target_modules", "exclude_modules", "r", "bias", "task_type", "layers_to_transform", "modules_to_save",
     "rank_pattern", "num_virtual_tokens", "oft_block_size", "boft_block_size", "trainable_token_indices",
     "apply_GS", "num_vectors", "vector_length", "topk", "block_size", "block_size_pattern",
     "encoder_hidden_size", "encoder_reparameterization_type", "encoder_num_layers", "layers_pattern",
+    "init_weights", "use_cayley_neumann", "block_share", "decompose_factor", "n_frequency_pattern", "mini_r",
+    "config_A_B", "alpha_pattern", "use_dora", "feedforward_modules",
 )  # fmt: skip
 _TERMS: tuple[dict[str, Any], ...] = (
     {}, {"phase": "decode", "cache": 3}, {"phase": "train"}, {"lowering": "reference"},
     {"attention": "one_pass"}, {"adapter": "lora"}, {"phase": "generate", "seq": 5, "output_tokens": 9},
-    {"adapter": "bottleneck:r=8,style=compacter"},
+    {"adapter": "bottleneck:r=8,style=compacter"}, {"adapter": "bottleneck:style=invertible"},
+    {"adapter": "bottleneck:style=invertible", "phase": "train"},
 )  # fmt: skip
 _SECONDS_PER_FILE = 1.0
 _FILES_PER_SEED = 250
