@@ -14,8 +14,8 @@ from tilewright.sim.thread_blocks import Multiprocessors, Product, best_blocks
 
 #: Issue slots of a lane per evaluation: instructions of the CUDA math library, special functions at a quarter rate.
 LANE_CYCLES: tuple[tuple[str, int], ...] = (
-    ("exp", 11), ("exp2", 5), ("log", 11), ("sigmoid", 21), ("silu", 22), ("swish", 22), ("tanh", 20), ("erf", 23),
-    ("gelu", 24), ("gelu_new", 26), ("gelu_tanh", 26), ("quick_gelu", 22), ("div", 9), ("reciprocal", 6),
+    ("exp", 11), ("exp2", 5), ("log", 11), ("sigmoid", 21), ("silu", 22), ("swish", 22), ("tanh", 14), ("erf", 13),
+    ("gelu", 16), ("gelu_new", 18), ("gelu_tanh", 18), ("quick_gelu", 22), ("div", 9), ("reciprocal", 6),
     ("rsqrt", 5), ("sqrt", 8), ("sin", 24), ("cos", 24), ("softplus", 24), ("pow", 30),
 )  # fmt: skip
 _OTHER_CYCLES = 1
@@ -25,7 +25,7 @@ _THREADS = 2048  # resident on a multiprocessor
 _VECTOR_BYTES = 16  # of one load
 _MOST_THREADS = 1024  # of a block
 _WARP_ROW = 1024  # a softmax of so many columns keeps its rows in the registers of a warp
-_NORM_BLOCK_THREADS = 128
+_NORM_BLOCKS = 12  # of a multiprocessor: 128 threads of 40 registers (assumed) out of 64 Ki
 _HIDDEN_TRIPS = 3  # from so many trips of a row's loop on its last, partly idle one is hidden
 
 
@@ -87,7 +87,7 @@ def _softmax_block(columns: int, element_bytes: int) -> tuple[int, float]:
 def norm_work(gpu: Gpu, rows: int, columns: int, element_bytes: int, lane_cycles: float) -> Work:
     """Rows are passed twice: moments, then values; `lane_cycles` summed over all elements."""
     row_bytes = columns * element_bytes
-    again = missed_rows(gpu, _THREADS // _NORM_BLOCK_THREADS, row_bytes, 2)
+    again = missed_rows(gpu, _NORM_BLOCKS, row_bytes, 2)
     n_bytes = rows * row_bytes
     return Work(n_bytes * (1 + again), float(n_bytes), lane_cycles / gpu.lanes)
 

@@ -1,18 +1,20 @@
 """What is known of each model's error, from the committed table of comparisons."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from tilewright.sim.architecture import Architecture, MatrixArray
+from tilewright.sim.architecture import Architecture, Dram, MatrixArray
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatedError:
     """Mean absolute error of a model, as a fraction, over `n_points` comparisons; None before any.
 
-    `scope` is "any", or "output_stationary": single output-stationary arrays without drain overlap.
+    `scope` is "any", "output_stationary" (single output-stationary arrays of our own without drain overlap),
+    "banks" (a memory that is modelled by its banks), the name of a template, or `template/device`.
     """
 
     model: str
@@ -24,10 +26,26 @@ class ValidatedError:
 
     def covers(self, architecture: Architecture) -> bool:
         """Whether the comparison speaks for this hardware."""
-        return self.scope == "any" or all(
-            array.stationarity == "output" and array.count == 1 and not array.drain_overlap
-            for array in architecture.of_kind(MatrixArray)
-        )
+        if self.scope == "any":
+            return True
+        if self.scope == "banks":
+            return all(dram.rate is None for dram in architecture.of_kind(Dram))
+        if self.scope == "output_stationary":
+            return all(
+                array.stationarity == "output"
+                and array.count == 1
+                and array.discipline == "systolic"
+                and not array.drain_overlap
+                for array in architecture.of_kind(MatrixArray)
+            )
+        return self.speaks_for({(architecture.name, architecture.device)})
+
+    def speaks_for(self, designs: Iterable[tuple[str, str]]) -> bool:
+        """Whether the scope names no template, or that of one of `designs`: (template, device)."""
+        if self.scope in ("any", "banks", "output_stationary"):
+            return True
+        template, _, device = self.scope.partition("/")
+        return any(one == template and device in ("", place) for one, place in designs)
 
 
 @lru_cache(maxsize=1)
@@ -49,7 +67,13 @@ def validated_errors() -> tuple[ValidatedError, ...]:
 
 
 def errors_of(architecture: Architecture) -> tuple[tuple[str, float | None], ...]:
-    """(model, mean absolute error as a fraction) for a design; None where no comparison covers it."""
-    return tuple(
-        (row.model, row.error_fraction if row.covers(architecture) else None) for row in validated_errors()
-    )
+    """(model, mean absolute error as a fraction) for a design; None where no comparison covers it.
+
+    Of several rows of one model that cover the design the first that has an error counts.
+    """
+    found: dict[str, float | None] = {}
+    for row in validated_errors():
+        known = found.setdefault(row.model, None)
+        if known is None and row.covers(architecture):
+            found[row.model] = row.error_fraction
+    return tuple(found.items())

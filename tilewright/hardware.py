@@ -18,6 +18,10 @@ from tilewright.sim.template import check_device, template_named
 _WS_MEMORIES: tuple[tuple[str, Value], ...] = (("scratchpad_kib", 4096), ("accumulator_kib", 4096))
 
 
+LAUNCH = "launch_us"
+_NO_LAUNCH_US = 0.1  # the least that the template takes
+
+
 def predict(point: HardwarePoint, constants: Mapping[str, float], device: str = "") -> float:
     """Our figure for a point, in its unit; `constants` replace the fitted ones, `device` the point's.
 
@@ -29,7 +33,8 @@ def predict(point: HardwarePoint, constants: Mapping[str, float], device: str = 
         parameters = (*_WS_MEMORIES, *constants.items())
         architecture = _built(point.template, device or point.device, parameters)
         return float(_layer_cycles(point.work, architecture))
-    parameters = (("precision", point.precision), *constants.items())
+    launch = () if point.launched else ((LAUNCH, _NO_LAUNCH_US),)
+    parameters = tuple((dict(constants) | {"precision": point.precision} | dict(launch)).items())
     architecture = _built(point.template, device or point.device, parameters)
     cycles = run_layer(point.work, architecture, point.template).timing.latency_cycles
     return cycles if point.unit == CYCLES else cycles / architecture.clock_mhz

@@ -6,7 +6,7 @@ Two kinds of tables: measured operators (columns of `sim/data/gpu_points.csv`) a
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ SHORT_US = 100.0
 #: The device that measured layers ran on; only its clock and prices, no figure of time, depend on it.
 WS_DEVICE = "asic45"
 CYCLES = "cycles"
+#: What the note of a row says whose time leaves out the launch.
+KERNEL_TIME = "profiled kernel time"
 
 #: Names of devices in public measurements, beside our own ids.
 _DEVICE_NAMES = {
@@ -68,8 +70,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class HardwarePoint:
-    """One measured row. `reference` is in `unit` ("us" or "cycles"); `work` is None where `skipped_because` says
-    why. `group` is what a fit must not take apart: rows of one layer, or the row itself."""
+    """One measured row.
+
+    `reference` is in `unit` ("us" or "cycles"), not a number where there is none; `work` is None where
+    `skipped_because` says why. `group` is what a fit must not take apart: rows of one layer, or the row itself.
+    """
 
     number: int
     set: str
@@ -81,6 +86,8 @@ class HardwarePoint:
     work: Graph | Layer | None
     precision: str = ""
     group: str = ""
+    launched: bool = True  # False: the time of the kernel alone, as a profiler gives it
+    is_wrong: bool = False  # a value or unit that means nothing, whatever is modelled
     skipped_because: str | None = None
 
 
@@ -103,21 +110,24 @@ def read_points(file: Path) -> list[HardwarePoint]:
 def _layer_point(number: int, row: Mapping[str, str]) -> HardwarePoint:
     chosen = row["mapping_kind"] != "gemmini_default"
     name = "gemmini_mapped" if chosen else "gemmini_default"
-    reason, work, reference = None, None, float("nan")
+    reason, work, reference, is_wrong = None, None, float("nan"), False
     try:
         reference = _positive("cycles_measured", row["cycles_measured"])
-        work = _layer(row, chosen)
+    except InputError as error:
+        reason, is_wrong = str(error), True
+    try:
+        work = None if reason else _layer(row, chosen)
     except InputError as error:
         reason = str(error)
     return HardwarePoint(
         number, name, row["layer_id"], reference, CYCLES, "systolic_ws", WS_DEVICE, work,
-        group=row["layer_id"], skipped_because=reason,
+        group=row["layer_id"], is_wrong=is_wrong, skipped_because=reason,
     )  # fmt: skip
 
 
 def _layer(row: Mapping[str, str], chosen: bool) -> Layer:
-    if row["op"] not in ("matmul", "convolution"):
-        raise InputError(f"op {row['op']!r} is neither matmul nor convolution")
+    if row["op"] not in ("matmul", "conv2d"):
+        raise InputError(f"op {row['op']!r} is neither matmul nor conv2d")
     if row["op"] == "matmul":
         layer = WsLayer(True, _whole(row, "P"), 1, _whole(row, "C"), _whole(row, "K"))
     else:
@@ -137,30 +147,38 @@ def _layer(row: Mapping[str, str], chosen: bool) -> Layer:
 def _operator_point(number: int, row: Mapping[str, str]) -> HardwarePoint:
     name = f"{_slug(row['device'])}_{_slug(row['op'])}"
     device = _DEVICE_NAMES.get(row["device"].strip().lower(), row["device"].strip().lower())
-    reason, work, reference = None, None, float("nan")
+    reason, work, reference, is_wrong = None, None, float("nan"), False
+    if row["metric"] == "latency":
+        try:
+            reference = _microseconds(row)
+        except InputError as error:
+            reason, is_wrong = str(error), True
+    else:
+        reason = f"metric {row['metric']!r} is no latency of an operator"
     try:
-        reference = _microseconds(row)
-        if device not in devices() or devices()[device].gpu is None:
-            raise InputError(f"device {row['device']!r} is none whose operators are modelled")
-        if row["dtype"] not in _DTYPES:
-            raise InputError(f"dtype {row['dtype']!r} is none of {', '.join(_DTYPES)}")
-        work = _operator_graph(row)
+        work = None if reason else _operator_work(row, device)
     except InputError as error:
         reason = str(error)
     if reference < SHORT_US:
         name += "_short"
     return HardwarePoint(
-        number, name, row["source"], reference, "us", "gpu_like", device, work, row["dtype"],
-        group=str(number), skipped_because=reason,
+        number, name, row["source"], reference, "us", "gpu_like", device, work, row["dtype"], str(number),
+        KERNEL_TIME not in row.get("note", ""), is_wrong, reason,
     )  # fmt: skip
 
 
 def _microseconds(row: Mapping[str, str]) -> float:
-    if row["metric"] != "latency":
-        raise InputError(f"metric {row['metric']!r} is no latency of an operator")
     if row["unit"] not in _MICROSECONDS:
         raise InputError(f"unit {row['unit']!r} is none of {', '.join(_MICROSECONDS)}")
     return _positive("value", row["value"]) * _MICROSECONDS[row["unit"]]
+
+
+def _operator_work(row: Mapping[str, str], device: str) -> Graph:
+    if device not in devices() or devices()[device].gpu is None:
+        raise InputError(f"device {row['device']!r} is none whose operators are modelled")
+    if row["dtype"] not in _DTYPES:
+        raise InputError(f"dtype {row['dtype']!r} is none of {', '.join(_DTYPES)}")
+    return _operator_graph(row)
 
 
 def _operator_graph(row: Mapping[str, str]) -> Graph:
@@ -239,3 +257,12 @@ def _positive(column: str, text: str) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"{column} must be > 0, got {text}")
     return value
+
+
+def in_first_half(point: HardwarePoint, points: Sequence[HardwarePoint]) -> bool:
+    """Whether a point is in the half that constants are fitted on: groups of even number in order of name, or,
+    where every row is a group, of even number in order of appearance."""
+    groups = list(dict.fromkeys(one.group for one in points))
+    if not all(group.isdecimal() for group in groups):
+        groups = sorted(groups)
+    return groups.index(point.group) % 2 == 0

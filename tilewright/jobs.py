@@ -14,6 +14,7 @@ from tilewright.runs import Run
 from tilewright.search.front import Front, Fronts, write_whole
 from tilewright.search.run import run_study
 from tilewright.search.store import load_fronts
+from tilewright.sim.device import device_named
 from tilewright.sim.validated import validated_errors
 from tilewright.studies import copy_workloads, plan_of, write_design
 from tilewright.workloads.workload import Workload
@@ -149,11 +150,11 @@ def draw(folder: Path, out: Path) -> dict[str, Any]:
     workload_names = tuple(entry["name"] for entry in fronts.plan["workloads"])
     constraints = [parse_constraint(text, workload_names) for text in fronts.plan["constraints"]]
     stored = _stored_best(folder)
-    errors = _errors_of(stored)
     figures: dict[str, Path] = {}
     for front in fronts.fronts:
         applying = [entry for entry in constraints if entry.applies_to(front.device_class)]
         stem = out / "figures" / f"front_{front.device_class}"
+        errors = _errors_of(stored, front.device_class)
         figures[_caption(front)] = pareto_figure(front, fronts.rows, applying, errors, stem)[1]
     if fronts.fronts:
         figures["Hypervolume over the search"] = hypervolume_figure(fronts, out / "figures/hypervolume")[1]
@@ -214,21 +215,30 @@ def _stored_checks(folder: Path) -> list[dict[str, Any]]:
     return checks
 
 
-def _errors_of(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Validated errors by model: those of the first stored report, which all share."""
+def _errors_of(stored: Mapping[str, Mapping[str, Any]], device_class: str) -> dict[str, float | None]:
+    """Validated errors by model, of the chosen designs of a class the largest; None where one has none."""
+    found: dict[str, float | None] = {}
     for summary in stored.values():
-        errors: dict[str, float | None] = summary["reports"][0]["error_fraction"]
-        return errors
-    return {}
+        report = summary["reports"][0]
+        if device_named(report["device"]).device_class == device_class:
+            for model, error in report["error_fraction"].items():
+                known = found.get(model, 0.0)
+                found[model] = None if error is None or known is None else max(known, error)
+    return found
 
 
 def _notes(stored: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a reader must know before quoting a figure."""
     notes = []
+    known = {model for summary in stored.values() for model, error
+             in summary["reports"][0]["error_fraction"].items() if error is not None}  # fmt: skip
+    designs = {
+        (report["template"], report["device"]) for one in stored.values() for report in one["reports"][:1]
+    }
     for row in validated_errors():
-        if row.error_fraction is None:
+        if row.error_fraction is None and row.model not in known:
             notes.append(f"{row.model}: nothing compared yet, so no error is known.")
-        else:
+        elif row.error_fraction is not None and row.speaks_for(designs):
             notes.append(
                 f"{row.model}: {100 * row.error_fraction:.1f} % mean error over {row.n_points} points, against"
                 f" {row.against}; repeat with `{row.repeat_with}`."

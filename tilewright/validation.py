@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.resources import files
+from math import isnan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -75,7 +76,9 @@ def _spearman(pairs: list[tuple[float, float]]) -> float | None:
     return float(table["reference"].corr(table["ours"]))
 
 
-def record(identity: str, set_name: str, reference: float, ours: float | None, skipped: str | None) -> Record:
+def record(
+    identity: str, set_name: str, reference: float | None, ours: float | None, skipped: str | None
+) -> Record:
     """One point; a relative error needs a reference that is not 0, else it is 0 or 1."""
     error = None
     if ours is not None:
@@ -227,6 +230,44 @@ def _arrays(points: Path | None) -> list[Record]:
             records.append(record(f"arrays|{number}", "arrays", cycles, None, str(error)))
         else:
             records.append(record(f"arrays|{number}", "arrays", cycles, ours, None))
+    return records if points else [*records, *_simulated_arrays(len(records))]
+
+
+def _simulated_arrays(n_before: int) -> list[Record]:
+    """Our forms against the RTL, simulated now; and SCALE-Sim's, whose arrays differ, against the same RTL."""
+    from tilewright.validation_arrays import simulated_points
+
+    found = simulated_points()
+    plain = [point for point in found if point.is_plain]
+    return [
+        *(
+            record(f"arrays|{number}", "arrays", point.rtl_cycles, point.own_cycles, None)
+            for number, point in enumerate(found, start=n_before + 1)
+        ),
+        *(
+            record(f"arrays_scalesim|{number}", "arrays_scalesim", point.rtl_cycles, point.scalesim_cycles, None)
+            for number, point in enumerate(plain, start=1)
+        ),
+    ]
+
+
+def _hardware(points: Path | None) -> list[Record]:
+    """Measured operators of GPUs and layers of a Gemmini, one set per device and operator."""
+    from tilewright.hardware import predict
+    from tilewright.hardware_points import read_points
+
+    own = [_own_points("tilewright.sim", name) for name in ("gemmini_points.csv", "gpu_points.csv")]
+    records = []
+    for file in [points] if points else own:
+        for point in read_points(file):
+            identity, ours, reason = f"{point.set}|{point.number}", None, point.skipped_because
+            if reason is None:
+                try:
+                    ours = predict(point, {})
+                except InputError as error:
+                    reason = str(error)
+            reference = None if isnan(point.reference) else point.reference
+            records.append(record(identity, point.set, reference, ours, reason))
     return records
 
 
@@ -234,6 +275,7 @@ _SETS: dict[str, Callable[[Path | None], list[Record]]] = {
     "counts": _counts,
     "dram": _dram,
     "arrays": _arrays,
+    "hardware": _hardware,
 }
 
 
