@@ -209,7 +209,7 @@ class _Binding:
             if operator.steps_back(access):
                 init = self._cascade.tensors[symbolic.tensor].init
                 assert init is not None
-                parameters.append((f"init_{position}", self._number(init, step.place)))
+                parameters.append((f"init_{position}", self._number(init, init.place)))
         return replace(operator, parameters=tuple(parameters))
 
     def _value(self, expr: Expr, place: Place) -> Exact:

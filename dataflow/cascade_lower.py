@@ -14,6 +14,7 @@ from tilewright.dataflow.cascade_index import (
 )
 from tilewright.dataflow.cascade_read import Reader
 from tilewright.dataflow.cascade_step import MAX_STEPS, Step, StepBuilder, SymbolicAccess, united
+from tilewright.dataflow.cascade_sums import check_sums
 from tilewright.dataflow.cascade_syntax import (
     Binary,
     Call,
@@ -67,11 +68,13 @@ def lower(declarations: Declarations) -> tuple[Step, ...]:
     masks: dict[str, SymbolicMask] = {}
     steps: list[Step] = []
     for order, (statement, group) in enumerate(declarations.statements):
-        lowering = _StatementLowering(declarations, statement, order, group, masks)
-        steps.extend(lowering.run())
+        place, source = statement.name.place, declarations.names.source
+        try:
+            steps.extend(_StatementLowering(declarations, statement, order, group, masks).run())
+        except RecursionError:
+            raise place.refuse(source, "the expression is nested too deeply") from None
         if len(steps) > MAX_STEPS:
-            place = statement.name.place
-            raise place.refuse(declarations.names.source, f"a cascade has at most {MAX_STEPS} operators")
+            raise place.refuse(source, f"a cascade has at most {MAX_STEPS} operators")
     return tuple(steps)
 
 
@@ -98,6 +101,7 @@ class _StatementLowering:
         name, place = self._statement.name.name, self._statement.name.place
         if self._statement.init is not None:
             self._names.scalar(self._statement.init)
+        check_sums(self._statement.value, self._names.source)
         operand = self._expression(self._statement.value, frozenset(self._target), implicit=True)
         if operand.access is None:
             raise self._refuse(place, f"{name!r} is assigned a number; no tensor is read")
@@ -352,6 +356,8 @@ class _StatementLowering:
             if rank.name not in self._names.ranks:
                 hint = nearest(rank.name, list(self._names.ranks))
                 raise self._refuse(rank.place, f"rank {rank.name!r} is not declared{hint}")
+            if rank.name in found:
+                raise self._refuse(rank.place, f"{expr.function}[...] names rank {rank.name!r} twice")
             found.append(rank.name)
         if not found:
             raise self._refuse(expr.place, f"{expr.function}[] needs a rank")

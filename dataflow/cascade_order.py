@@ -36,7 +36,7 @@ def in_loops(steps: tuple[Step, ...], source: str) -> tuple[Step, ...]:
                     f"{step.name!r} reads an earlier step of {name!r}, which another traversal of"
                     f" {step.serial_rank!r} writes",
                 )
-    on_cycle = {step.name for step in ordered if _feeds_itself(step, ordered)}
+    on_cycle = _on_cycles(ordered)
     return tuple(
         replace(step, kind=Kind.SCAN) if step.kind is Kind.POINTWISE and step.name in on_cycle else step
         for step in ordered
@@ -65,16 +65,21 @@ def _is_ready(step: Step, past: frozenset[str], writer: Mapping[str, Step], done
     )
 
 
-def _feeds_itself(step: Step, steps: list[Step]) -> bool:
-    """Whether the step's result reaches the step again, through reads of earlier steps."""
-    reached, grew = {step.name}, True
-    while grew:
-        grew = False
-        for other in steps:
-            reads = any(access.tensor in reached for access in other.inputs)
-            if reads and other.name == step.name:
-                return True
-            if reads and other.name not in reached:
-                reached.add(other.name)
-                grew = True
-    return False
+def _on_cycles(steps: list[Step]) -> set[str]:
+    """The steps whose result reaches them again, through reads of earlier steps."""
+    readers: dict[str, list[str]] = {step.name: [] for step in steps}
+    for step in steps:
+        for access in step.inputs:
+            if access.tensor in readers:
+                readers[access.tensor].append(step.name)
+    found = set()
+    for step in steps:
+        reached: set[str] = set()
+        waiting = list(readers[step.name]) if step.serial_rank else []
+        while waiting:
+            if (name := waiting.pop()) not in reached:
+                reached.add(name)
+                waiting += readers[name]
+        if step.name in reached:
+            found.add(step.name)
+    return found

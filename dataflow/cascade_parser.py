@@ -32,9 +32,11 @@ from tilewright.dataflow.cascade_syntax import (
     TensorLine,
 )
 
-#: Characters of a text, brackets within one another and digits of a number; more is no cascade.
+#: Characters of a text, brackets within one another, signs of a statement and digits of a number; more is no
+#: cascade.
 MAX_CHARACTERS = 1 << 16
 MAX_NESTING = 64
+MAX_SIGNS = 512
 MAX_DIGITS = 32
 
 _WORDS = {
@@ -65,13 +67,16 @@ def parse_lines(text: str, source: str) -> tuple[Line, ...]:
 
 
 def _check_nesting(text: str, source: str) -> None:
-    """Raises InputError where brackets stand deeper in one another than MAX_NESTING."""
-    depth = 0
+    """Raises InputError where brackets stand deeper in one another than MAX_NESTING, or terms follow without end."""
+    depth = n_signs = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if line[:1] not in ("", " ", "\t", "#"):
-            depth = 0  # a statement starts
+            depth = n_signs = 0  # a statement starts
         for column, character in enumerate(line.partition("#")[0], start=1):
             depth += (character in "([") - (character in ")]")
+            n_signs += character in "+-*/"
+            if n_signs > MAX_SIGNS:
+                raise Place(number, column).refuse(source, f"a statement has more than {MAX_SIGNS} signs")
             if depth > MAX_NESTING:
                 raise Place(number, column).refuse(
                     source, f"brackets stand more than {MAX_NESTING} deep in one another"
