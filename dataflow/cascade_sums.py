@@ -1,0 +1,32 @@
+"""Sums within sums of a cascade's statement, which are refused before it is lowered."""
+
+from collections.abc import Mapping
+
+from tilewright.dataflow.cascade_syntax import Binary, Call, Expr, Name, Place, Reduce
+
+
+def check_sums(expr: Expr, source: str) -> None:
+    """Raises InputError for a sum over a rank within a sum over it: what of the rank is meant is open."""
+    _check(expr, source, {})
+
+
+def _check(expr: Expr, source: str, outer: Mapping[str, Place]) -> None:
+    """`outer` are the ranks that sums around `expr` are over, and where they are named."""
+    match expr:
+        case Reduce(function, ranks, argument):
+            named = {rank.name: rank.place for rank in ranks if isinstance(rank, Name)}
+            for name, place in named.items() if function == "sum" else ():
+                if name in outer:
+                    around = outer[name]
+                    raise place.refuse(
+                        source,
+                        f"a double sum over {name!r}: another one stands around it, at line {around.line},"
+                        f" column {around.column}; name an intermediate",
+                    )
+            _check(argument, source, {**outer, **named} if function == "sum" else outer)
+        case Call(_, arguments):
+            for argument in arguments:
+                _check(argument, source, outer)
+        case Binary(_, left, right):
+            _check(left, source, outer)
+            _check(right, source, outer)
