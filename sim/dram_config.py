@@ -16,6 +16,7 @@ from tilewright.sim.dram_timing import (
     Constraint,
     bank_refresh_constraints,
     derive_constraints,
+    on_slots,
 )
 
 _DATA_FILE = Path(__file__).parent / "data" / "dram.json"
@@ -372,6 +373,8 @@ def config_from_fields(name: str, row: Mapping[str, Any], timing_sets: Mapping[s
         constraints = derive_constraints(
             row["timing_cycles"], row["command_bus_cycles"], row["separate_command_buses"]
         )
+    if "controller_slots" in row:
+        constraints = on_slots(constraints, row["controller_slots"], row["slots_per_controller_cycle"])
     mapping = row["mapping"]
     clocking = Clocking(**row["wck"]) if "wck" in row else None
     plain = (

@@ -52,20 +52,24 @@ def port_gb_per_s(
     is_write: bool,
     random: bool,
     n_switches: int | None = None,
+    n_masters: int = 1,
 ) -> float:
     """Steady bandwidth of one port on one channel: the least of what memory, port and switch allow.
 
     The bursts in flight cover the latency (Little's law); runs shorter than a burst cut the bursts short.
-    `n_switches`: None for a port wired to its channel, else the distance through the switch, whose lateral
-    links carry a fraction of the full rate.
+    `n_switches`: None for a port wired to its channel, else the distance through the switch. A lateral link
+    carries the rate of one port and is shared by two masters: `n_masters` (1 or 2) says how many use it at once.
+    The clock domains meet in the port: it gives no more than its width times its own clock.
     """
     config = DramConfig.named(config_name)
+    if n_switches is not None and not 1 <= n_masters <= fabric_row(config_name)["masters_per_lateral_link"]:
+        raise InputError(f"switch: n_masters of a lateral link must be 1 or 2, got {n_masters}")
     memory = steady_gb_per_s(config_name, run_class(config, run_bytes), is_write, random)
     latency_ns = idle_read_latency_ns(config)
     limits = [memory, port.peak_gb_per_s()]
     if n_switches is not None:
         latency_ns += switch_latency_ns(config_name, n_switches)
         if n_switches:
-            limits.append(fabric_row(config_name)["lateral_fraction"] * config.peak_gb_per_s)
+            limits.append(config.peak_gb_per_s / n_masters)
     limits.append(port.max_outstanding * min(port.burst_bytes, run_bytes) / latency_ns)
     return min(limits)

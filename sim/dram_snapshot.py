@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import dram_state as at
 
@@ -18,8 +20,48 @@ def _row(row: int, first_row: int, shift: int, n_rows: int) -> int:
 
 
 @kernel
+def _collect(m: Any, i: int, nodes: Any, n: int) -> int:
+    """Note the requests of one list from `i` on; how many there are now."""
+    while i >= 0:
+        nodes[n] = i
+        n += 1
+        i = m[at.NEXT, i]
+    return n
+
+
+@kernel
+def _ages(m: Any) -> Any:
+    """(2, n_nodes): place of each waiting request in the order of arrival, and what its arrival matters by.
+
+    For a read that is how long ago it was, for its latency; for a write only which others came with it.
+    """
+    nodes = np.empty(m[at.FIXED, at.N_NODES], dtype=np.int64)
+    n = 0
+    for b in range(m[at.FIXED, at.N_BANKS]):
+        for row in (at.HEAD, at.HEAD + 1, at.COMMAND_HEAD):
+            n = _collect(m, m[row, b], nodes, n)
+        if m[at.ACTIVE, b] >= 0:
+            nodes[n] = m[at.ACTIVE, b]
+            n += 1
+    ages = np.zeros((2, nodes.size), dtype=np.int64)
+    sequence = np.empty(n, dtype=np.int64)
+    for k in range(n):
+        sequence[k] = m[at.SEQ, nodes[k]]
+    order = np.argsort(sequence)
+    arrival, last = 0, -1
+    for k in range(n):
+        i = nodes[order[k]]
+        if m[at.ARRIVED, i] != last:
+            last = m[at.ARRIVED, i]
+            arrival += 1
+        ages[0, i] = k
+        ages[1, i] = last - m[at.SCALAR, at.CLOCK] if m[at.KIND, i] == 0 else arrival
+    return ages
+
+
+@kernel
 def _put_list(
-    m: Any, i: int, first_row: int, shift: int, n_rows: int, column_bits: int, out: Any, k: int
+    m: Any, ages: Any, i: int, first_row: int, shift: int, n_rows: int, column_bits: int, out: Any, k: int
 ) -> int:
     """Write the requests of one list from `i` on; the place after them."""
     now = m[at.SCALAR, at.CLOCK]
@@ -27,8 +69,8 @@ def _put_list(
     while i >= 0:
         out[k] = _row(m[at.ROW, i], first_row, shift, n_rows)
         out[k + 1] = m[at.TAG, i] & mask
-        out[k + 2] = m[at.ARRIVED, i] - now
-        out[k + 3] = m[at.SEQ, i] - m[at.SCALAR, at.NEXT_SEQ]
+        out[k + 2] = ages[1, i]
+        out[k + 3] = ages[0, i]
         out[k + 4] = m[at.KIND, i] * 2 + max(m[at.SEEN, i], 0)
         out[k + 5] = max(m[at.MERGED, i], 0)
         out[k + 6] = m[at.MERGED_SUM, i] - m[at.MERGED, i] * now if m[at.MERGED, i] > 0 else 0
@@ -40,7 +82,7 @@ def _put_list(
 
 @kernel
 def _put_bank(
-    m: Any, b: int, first_row: int, shift: int, n_rows: int, column_bits: int, out: Any, k: int
+    m: Any, ages: Any, b: int, first_row: int, shift: int, n_rows: int, column_bits: int, out: Any, k: int
 ) -> int:
     """Write bank `b`: its instants, its row, its queues."""
     now = m[at.SCALAR, at.CLOCK]
@@ -55,13 +97,13 @@ def _put_bank(
     active = m[at.ACTIVE, b]
     if active >= 0:
         out[k] = _row(m[at.ROW, active], first_row, shift, n_rows)
-        out[k + 1] = m[at.ARRIVED, active] - now
+        out[k + 1] = ages[1, active]
         out[k + 2] = m[at.KIND, active]
         k += 3
     out[k] = -3
     k += 1
     for row in (at.HEAD, at.HEAD + 1, at.COMMAND_HEAD):
-        k = _put_list(m, m[row, b], first_row, shift, n_rows, column_bits, out, k)
+        k = _put_list(m, ages, m[row, b], first_row, shift, n_rows, column_bits, out, k)
     return k
 
 
@@ -70,8 +112,9 @@ def snapshot(m: Any, first_row: int, shift: int, n_rows: int, column_bits: int, 
     """Write the state into `out`, rows relative to `first_row` + `shift` modulo `n_rows`; the length."""
     now = m[at.SCALAR, at.CLOCK]
     k = 0
+    ages = _ages(m)
     for b in range(m[at.FIXED, at.N_BANKS]):
-        k = _put_bank(m, b, first_row, shift, n_rows, column_bits, out, k)
+        k = _put_bank(m, ages, b, first_row, shift, n_rows, column_bits, out, k)
     for r in range(m[at.FIXED, at.N_RANKS]):
         out[k] = _later(m[at.READY_PREA, r], now)
         out[k + 1] = _later(m[at.READY_REF, r], now)

@@ -1,7 +1,7 @@
 """Timing constraints between DRAM commands, and the flat tables that the kernels read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -156,6 +156,34 @@ def derive_constraints(
     ]
     constraints.append(Constraint("rank", ("ACT",), ("ACT",), t["FAW"], window=4))
     return (*constraints, *_bus_constraints(bus_cycles, separate_command_buses))
+
+
+def on_slots(
+    constraints: tuple[Constraint, ...], slots: Mapping[str, int], n_slots: int
+) -> tuple[Constraint, ...]:
+    """Constraints behind a controller whose clock is `n_slots` times slower than the memory's.
+
+    Each kind of command has one slot of the slow cycle, its first by `slots`, so that a gap is the least one
+    from slot to slot that the constraint allows. A row cycle is no shorter than its two parts.
+    """
+
+    def aligned(c: Constraint) -> Constraint:
+        offset = slots[c.after[0]] - slots[c.before[0]]
+        return replace(c, cycles=c.cycles + (offset - c.cycles) % n_slots)
+
+    moved = [aligned(c) for c in constraints]
+    parts = {
+        (c.before[0], c.after[0]): c.cycles
+        for c in moved
+        if c.scope == "bank" and c.after in (("ACT",), ("PRE",))
+    }
+    whole = parts["ACT", "PRE"] + parts["PRE", "ACT"]
+    return tuple(
+        replace(c, cycles=max(c.cycles, whole))
+        if c.scope == "bank" and c.before == ("ACT",) == c.after
+        else c
+        for c in moved
+    )
 
 
 def _late(bus_cycles: Mapping[str, int], before: tuple[str, ...], after: tuple[str, ...]) -> int:

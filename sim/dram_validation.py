@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tilewright.dataflow.errors import InputError
 from tilewright.sim.dram_config import DramConfig
+from tilewright.sim.dram_measured import COLUMNS, figure_of
 from tilewright.sim.dram_patterns import trace_of
 from tilewright.sim.dram_trace import Load, MemoryResult, simulate_trace
 
 OWN_POINTS = Path(__file__).parent / "data" / "dram_points.csv"
+OWN_MEASURED = Path(__file__).parent / "data" / "dram_measured.csv"
 _COLUMNS = ("config", "pattern", "injection", "n_requests", "cycles")
 
 
@@ -33,11 +35,28 @@ def validate_dram(points_csv: Path | str | None = None) -> list[DramPoint]:
     points of the sets `dram_<config>_latency` (single and paced load) and `dram_<config>_activates`. Lines
     that begin with # are comments. Raises InputError for a file that cannot be read or lacks a column; a row
     that cannot be run is a skip. An id is `<set>|<row number>`, rows counted from 1.
+
+    A table with the columns device, op, other_dims, metric, value holds measurements instead: idle latencies,
+    bandwidths and ratios of bandwidths of a board's memory, in the sets `<device>_<op>`. None takes both.
     """
     points: list[DramPoint] = []
-    for number, row in enumerate(_rows(Path(points_csv or OWN_POINTS)), start=1):
-        points.extend(_compare(number, row))
+    for file in (Path(points_csv),) if points_csv else (OWN_POINTS, OWN_MEASURED):
+        rows = _rows(file)
+        measured = bool(rows) and all(column in rows[0] for column in COLUMNS)
+        for number, row in enumerate(rows, start=1):
+            points.extend([_measured(number, row)] if measured else _compare(number, row))
     return points
+
+
+def _measured(number: int, row: dict[str, str]) -> DramPoint:
+    name = f"{row['device']}_{row['op']}"
+    try:
+        reference = float(row["value"])
+        ours = figure_of(row)
+    except ValueError as refusal:
+        return DramPoint(f"{name}|{number}", name, float("nan"), None, None, str(refusal))
+    error = ours / reference - 1 if reference else None
+    return DramPoint(f"{name}|{number}", name, reference, ours, error, None)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
@@ -46,8 +65,9 @@ def _rows(file: Path) -> list[dict[str, str]]:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
     reader = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    for column in _COLUMNS:
-        if column not in (reader.fieldnames or ()):
+    names = reader.fieldnames or ()
+    for column in COLUMNS if "device" in names else _COLUMNS:
+        if column not in names:
             raise InputError(f"{file}: column {column!r} is missing")
     return list(reader)
 
@@ -70,6 +90,7 @@ def load_of(config: DramConfig, injection: str) -> Load:
 def _simulate(config_name: str, pattern: str, injection: str, n_requests: int) -> MemoryResult:
     config = DramConfig.named(config_name)
     address, is_write = trace_of(pattern, n_requests, config.transaction_bytes)
+    address %= config.capacity_bytes  # the published decoders leave higher bits out
     return simulate_trace(config, address, is_write, load_of(config, injection))
 
 

@@ -4,7 +4,7 @@ This module is the face of the memory model; the parts are in the modules named 
 """
 
 from tilewright.sim.dram_config import DramConfig, config_names
-from tilewright.sim.dram_energy import DramEnergy, energy_of, energy_pj_per_bit
+from tilewright.sim.dram_energy import DramEnergy, energy_of, energy_pj_per_bit, energy_tree
 from tilewright.sim.dram_fabric import AxiPort, port_gb_per_s, switch_latency_ns
 from tilewright.sim.dram_service import ServiceTable, idle_read_latency_ns, service_table
 from tilewright.sim.dram_stream import Stream, simulate_stream
@@ -21,6 +21,7 @@ __all__ = [
     "config_names",
     "energy_of",
     "energy_pj_per_bit",
+    "energy_tree",
     "idle_read_latency_ns",
     "port_gb_per_s",
     "service_table",

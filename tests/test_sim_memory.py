@@ -17,6 +17,7 @@ from tilewright.sim.memory import (
     config_names,
     energy_of,
     energy_pj_per_bit,
+    energy_tree,
     idle_read_latency_ns,
     service_table,
     simulate_stream,
@@ -130,6 +131,24 @@ def test_wrong_input_names_field_and_value() -> None:
         (lambda: simulate_trace(config, np.array([0]), flags, load=("paced", 0)), "got 0"),
         (lambda: simulate_stream(config, Stream(0, 33, 10)), "stride_bytes must be a multiple of the 32"),
         (lambda: simulate_stream(config, Stream(0, 32, 0)), "n_requests must be >= 1, got 0"),
+        (
+            lambda: simulate_trace(config, np.zeros((1, 1), np.int64), flags),
+            r"1-d integer array, got int64 with",
+        ),
+        (lambda: simulate_trace(config, np.zeros(0, np.int64), flags[:0]), "at least one request, got 0"),
+        (
+            lambda: simulate_trace(config, np.zeros(2, np.int64), flags),
+            r"is_write must be bool of shape \(2,\)",
+        ),
+        (
+            lambda: simulate_trace(config, np.array([2**63], np.uint64), flags),
+            "9223372036854775808 is beyond",
+        ),
+        (lambda: simulate_stream(config, Stream(1 << 40, 32, 10)), "beyond the capacity of hbm2_pc_bg"),
+        (
+            lambda: simulate_stream(config, Stream(0, 32, 10, footprint_bytes=33)),
+            "footprint_bytes must be a multi",
+        ),
         (lambda: service_table("hbm2_pc_bg", 0, 300.0), "n_channels must be >= 1, got 0"),
     ]
     for call, message in cases:
@@ -150,6 +169,26 @@ def test_timing_that_contradicts_itself_is_refused() -> None:
         dataclasses.replace(config, refresh_interval_cycles=100)
     with pytest.raises(InputError, match="unknown 'HBM9'"):
         dataclasses.replace(config, standard="HBM9")
+    with pytest.raises(InputError, match="transaction_bytes must be a power of two, got 48"):
+        dataclasses.replace(config, transaction_bytes=48)
+    with pytest.raises(InputError, match="offset_bits 5 does not match 64 byte bursts"):
+        dataclasses.replace(config, transaction_bytes=64)
+    with pytest.raises(InputError, match=r"organisation\.bank_groups must be a power of two, got 3"):
+        dataclasses.replace(config.organisation, bank_groups=3)
+
+
+def test_a_controller_that_cannot_be_is_refused() -> None:
+    controller = DramConfig.named("hbm2_pc_bg").controller
+    for change, message in (
+        ({"page_policy": "lazy"}, "page_policy must be one of open, closed, timeout, got 'lazy'"),
+        ({"page_policy": "timeout"}, "page_timeout_cycles must be > 0 with timeout pages"),
+        ({"page_timeout_cycles": 9}, "0 without, got 9 with 'open'"),
+        ({"read_queue": 0}, "read_queue must be in 1..4096, got 0"),
+        ({"write_low_fraction": 0.9}, "write_low_fraction <= write_high_fraction"),
+        ({"policy": "fifo"}, "policy must be one of frfcfs, bank_queues, got 'fifo'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(controller, **change)
 
 
 def test_mapping_bits_must_neither_overlap_nor_leave_a_hole() -> None:
@@ -258,6 +297,41 @@ def test_energy_is_by_command_where_command_energies_are_known() -> None:
     # a streamed bit carries its share of the 8192 bit row
     assert energy_pj_per_bit("u280_hbm2", is_write=False) == pytest.approx(3.04 + 909 / 8192)
     assert not energy_of("hbm3_ch_bg").by_command
+
+
+def test_the_energy_of_a_trace_is_a_tree_by_command() -> None:
+    # four reads of one row and a write of another, one refresh interval later
+    config = DramConfig.named("hbm2_pc_bg")
+    address = np.array([0, 128, 256, 384, 1 << 14])
+    result = simulate_trace(config, address, np.arange(5) == 4, load=("period", 1000))
+    tree = energy_tree(config, result)
+    parts = {child.name: child.value for child in tree.children}
+    assert (result.n_activates, result.n_refreshes) == (2, 1)
+    assert parts["activate"] == 2 * 909.0
+    assert parts["read"] == pytest.approx(4 * 256 * 3.04)
+    assert parts["write"] == pytest.approx(256 * 3.04)
+    assert parts["refresh"] == 30420
+    assert parts["background"] == pytest.approx(33.0 * result.time_ns)  # mW by ns is pJ
+    assert tree.value == sum(parts.values())
+
+
+def test_a_refresh_of_one_bank_of_sixteen_costs_a_sixteenth_and_bits_hold_all_where_no_currents_are_known() -> (
+    None
+):
+    whole, banks = (DramConfig.named(n) for n in ("hbm2_pc_bg", "hbm2_pc_bg_refpb"))
+    stream = Stream(0, 32, 10**6)
+    costs = [
+        next(
+            leaf.value
+            for leaf in energy_tree(c, simulate_stream(c, stream)).children
+            if leaf.name == "refresh"
+        )
+        for c in (whole, banks)
+    ]
+    assert costs[1] == pytest.approx(costs[0], rel=0.1)
+    hbm3 = DramConfig.named("hbm3_ch_bg")
+    tree = energy_tree(hbm3, simulate_stream(hbm3, stream))
+    assert tree.value == pytest.approx(10**6 * 256 * 3.2)
 
 
 def test_a_configuration_can_be_stated_by_fields() -> None:
