@@ -14,7 +14,7 @@ from tilewright.dataflow.cascade_index import (
 )
 from tilewright.dataflow.cascade_read import Reader
 from tilewright.dataflow.cascade_step import MAX_STEPS, Step, StepBuilder, SymbolicAccess, united
-from tilewright.dataflow.cascade_sums import check_sums
+from tilewright.dataflow.cascade_sums import check_sums, n_terms
 from tilewright.dataflow.cascade_syntax import (
     Binary,
     Call,
@@ -40,8 +40,9 @@ UNARY = (
 BINARY = ("max", "min", "add", "sub", "mul", "div", "pow")
 REDUCTIONS = ("sum", "max", "min", "mean", "prod")
 
-#: Expansions of macros within a statement; more is no cascade.
+#: Expansions of macros within a statement, and terms of what one expands to; more is no cascade.
 MAX_EXPANSIONS = 256
+MAX_TERMS = 4096
 
 _SIGNS: Mapping[str, Sign] = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _ARITHMETIC: Mapping[str, str] = {sign: name for name, sign in _SIGNS.items()}
@@ -96,6 +97,7 @@ class _StatementLowering:
         self._reader = Reader(declarations, order, self._target)
         self._steps = StepBuilder(declarations.names, declarations.tensors, statement, group, masks)
         self._n_expanded = 0
+        self._known: dict[int, tuple[Expr, int]] = {}
 
     def run(self) -> tuple[Step, ...]:
         name, place = self._statement.name.name, self._statement.name.place
@@ -395,7 +397,12 @@ class _StatementLowering:
         places = (Pair(named, expr.place),) if together else named
         values = {name.name: place for name, place in zip(macro.ranks, places, strict=True)}
         values[macro.arguments[0].name] = expr.argument
-        return substituted(macro.body, values, expr.place)
+        found = substituted(macro.body, values, expr.place)
+        if n_terms(found, self._known) > MAX_TERMS:
+            raise self._refuse(
+                expr.place, f"macro {macro.name.name!r} expands to more than {MAX_TERMS} terms"
+            )
+        return found
 
 
 def _chain(expr: Expr) -> list[tuple[str, Expr]]:

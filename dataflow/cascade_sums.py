@@ -1,8 +1,32 @@
-"""Sums within sums of a cascade's statement, which are refused before it is lowered."""
+"""What is looked at before a cascade's statement is lowered: sums within sums, and how large it grows."""
 
 from collections.abc import Mapping
 
-from tilewright.dataflow.cascade_syntax import Binary, Call, Expr, Name, Place, Reduce
+from tilewright.dataflow.cascade_syntax import Binary, Call, Expr, Name, Pair, Place, Read, Reduce
+
+
+def n_terms(expr: Expr, known: dict[int, tuple[Expr, int]]) -> int:
+    """Nodes of an expression written out; `known` holds those of parts that were counted, by identity.
+
+    Macros repeat their argument as one value, so that few values may stand for very many terms.
+    """
+    if id(expr) in known:
+        return known[id(expr)][1]
+    parts: tuple[Expr, ...] = ()
+    match expr:
+        case Reduce(_, ranks, argument):
+            parts = (*ranks, argument)
+        case Call(_, arguments):
+            parts = arguments
+        case Binary(_, left, right):
+            parts = (left, right)
+        case Read(_, indices):
+            parts = indices
+        case Pair(items):
+            parts = items
+    found = 1 + sum(n_terms(part, known) for part in parts)
+    known[id(expr)] = expr, found
+    return found
 
 
 def check_sums(expr: Expr, source: str) -> None:
