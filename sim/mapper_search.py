@@ -148,15 +148,18 @@ class Search:
     def run(self, choices: list[Choice]) -> Found:
         """Search all `choices`, the most promising first."""
         state = new_state(self.space)
+        if self.last == 1:
+            for choice in choices:
+                self._descend(choice, state, 1, ())
+            return self.found
         order = []
         for choice in choices:
-            rows = self._stage(choice, state, 1, np.array([np.inf, np.inf]), top=self.last > 1)
+            rows = self._stage(choice, state, 1, np.array([np.inf, np.inf]), top=True)
             if len(rows):
                 order.append((rows[0, 0], rows[0, 1], len(order), choice, rows[0].copy()))
         order.sort(key=lambda one: one[:3])
-        if self.last > 1:
-            for *_, choice, row in order[:1]:
-                self._dive(choice, state, row)
+        for *_, choice, row in order[:1]:
+            self._dive(choice, state, row)
         for first, second, _, choice, _ in order:
             if not worse(np.array([first, second]), self.found.cost):
                 self._descend(choice, state, 1, ())
@@ -273,7 +276,7 @@ class Tables:
     def _fill(self, state: State, stage: int, r: int, deferred: bool, fixed: int) -> tuple[int, IntArray]:
         of_rank = np.zeros(self._most, np.int64)
         n = options_of(self.space, state, stage, r, deferred, fixed, of_rank)
-        n_rows = n * (table_end(self.space, stage, r) + 1)
+        n_rows = n * (table_end(self.space, stage, r) + 2)
         while self._end + n_rows > len(self.facts):
             self.facts = np.concatenate([self.facts, np.empty_like(self.facts)])
             self.loops = np.concatenate([self.loops, np.empty_like(self.loops)])

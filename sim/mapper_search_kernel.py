@@ -54,20 +54,30 @@ def worse(cost: FloatArray, best: FloatArray) -> bool:
 @kernel
 def lowest(
     space: SpaceArrays, choice: Choice, state: State, stage: int, inner: FloatArray, goal: FloatArray,
-    cost: FloatArray,
+    limit: FloatArray, cost: FloatArray,
 ) -> None:  # fmt: skip
-    """Write the least cost that any order of the loops above `stage` leaves to `cost`.
+    """Write the least cost that any order of the loops above `stage` leaves to `cost`; less, if that is no better
+    than `limit` already.
 
     inner: what is undecided takes at least: pJ without and with the service of tensors that the stage's level
     does not keep, cycles.
     """
     first, second = np.inf, np.inf
     mask = state.trips[stage - 1]
-    for row in range(space.order_ptr[mask], space.order_ptr[mask + 1]):
-        state.free[stage - 1] = space.order_free[row]
+    rows = space.order_ptr[mask + 1] - space.order_ptr[mask]
+    for row in range(space.order_ptr[mask] - (rows > 1), space.order_ptr[mask + 1]):
+        if row < space.order_ptr[mask]:
+            for t in range(space.relevant.size):  # every tensor the order that suits it
+                state.free[stage - 1, t] = mask & ~space.relevant[t]
+        else:
+            state.free[stage - 1] = space.order_free[row]
         evaluate(space, choice, state, stage, False, False)
         energy = max(state.found[0] + inner[0], state.found[0] - state.found[2] + inner[1])
         weigh(goal, energy, max(state.found[1], inner[2]), cost)
+        if row < space.order_ptr[mask]:
+            if worse(cost, limit):
+                return
+            continue
         first, second = min(first, cost[0]), min(second, cost[1])
     cost[0], cost[1] = first, second
 
@@ -131,7 +141,9 @@ def table_of(
     table: FloatArray,
     loops: IntArray,
 ) -> None:
-    """Facts of rank `r` for each of its tiles and positions: rows of F, the last of each tile the least.
+    """Facts of rank `r` for each of its tiles and positions: rows of F.
+
+    After the positions of a tile come its least facts, and the least of it and all smaller tiles.
 
     loops: 1 where the loop above `stage` has more than one trip; -1 where the positions leave some of the
     fan-out idle, or a tile cut off where only divisors are asked for.
@@ -141,12 +153,12 @@ def table_of(
     first = space.value_ptr[(stage - 1) * space.sizes.size + r]
     for i in range(options.size):
         tile = options[i]
-        least = i * (end + 1) + end
+        least = i * (end + 2) + end
         loops[least] = -1
         table[least] = np.inf
         for v in range(end):
             positions = space.values[first + v]
-            row = i * (end + 1) + v
+            row = i * (end + 2) + v
             loops[row] = -1
             if tile == 0:
                 if v > 0:
@@ -163,6 +175,13 @@ def table_of(
             loops[least] = loops[row] if loops[least] < 0 else loops[least] & loops[row]
             for f in range(table.shape[1]):
                 table[least, f] = min(table[least, f], table[row, f])
+        before = least - end - 2
+        table[least + 1] = table[least]
+        loops[least + 1] = loops[least]
+        if i > 0 and loops[before + 1] >= 0:
+            for f in range(table.shape[1]):
+                table[least + 1, f] = min(table[least, f], table[before + 1, f])
+            loops[least + 1] = loops[before + 1] if loops[least] < 0 else loops[least] & loops[before + 1]
 
 
 @kernel
@@ -212,6 +231,26 @@ def options_of(
 
 
 @kernel
+def largest(
+    space: SpaceArrays, choice: Choice, stage: int, room: float, tile: IntArray, r: int, options: IntArray,
+    most: int,
+) -> int:  # fmt: skip
+    """The last of the first `most` + 1 options of rank `r` that fits beside the tiles of the others, or -1."""
+    if room == np.inf:
+        return most
+    low, high = -1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        tile[r] = max(1, options[r, middle])
+        if used_words(space, choice, stage, tile) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    tile[r] = 1
+    return low
+
+
+@kernel
 def expand(
     space: SpaceArrays, choice: Choice, state: State, stage: int, last: int, starts: IntArray, options: IntArray,
     n_options: IntArray, table: FloatArray, loops: IntArray, reserved_words: float, inner: FloatArray,
@@ -229,32 +268,33 @@ def expand(
     final = stage == last
     tile, at, row = np.ones(n_ranks, np.int64), np.zeros(n_ranks, np.int64), np.zeros(n_ranks, np.int64)
     ends = np.array([table_end(space, stage, r) for r in range(n_ranks)])
+    room = np.inf if stage == space.fan.size else space.capacity_words[stage] - reserved_words
     cost, limit = np.empty(2), best.copy()
     n_rows = 0
     depth = 0
     for r in range(n_ranks):
         place(space, state, r, stage, state.kap[outer_level(state, r, stage), r], 1)
-    whole = state.facts.copy()
-    at[0] = n_options[0] - 1
+    at[0] = largest(space, choice, stage, room, tile, 0, options, n_options[0] - 1)
     while depth >= 0:
-        if at[depth] < 0:
-            tile[depth] = 1
-            load(state, depth, stage, whole[depth], 0)
+        r = depth
+        if at[r] < 0:
+            tile[r] = 1
             depth -= 1
             if depth >= 0:
                 at[depth] -= 1
             continue
-        r = depth
         tile[r] = max(1, options[r, at[r]])
-        row[r] = starts[r] + at[r] * (ends[r] + 1)
-        if (
-            stage < space.fan.size
-            and used_words(space, choice, stage, tile) + reserved_words > space.capacity_words[stage]
-        ) or loops[row[r] + ends[r]] < 0:
+        row[r] = starts[r] + at[r] * (ends[r] + 2)
+        if loops[row[r] + ends[r]] < 0:
             at[r] -= 1
             continue
         load(state, r, stage, table[row[r] + ends[r]], loops[row[r] + ends[r]])
-        lowest(space, choice, state, stage, inner, goal, cost)
+        for later in range(r + 1, n_ranks):
+            at[later] = largest(space, choice, stage, room, tile, later, options, n_options[later] - 1)
+            if at[later] >= 0:
+                entry = starts[later] + at[later] * (ends[later] + 2) + ends[later] + 1
+                load(state, later, stage, table[entry], loops[entry])
+        lowest(space, choice, state, stage, inner, goal, limit, cost)
         tally[BOUNDED] += 1
         if worse(cost, limit):
             tally[PRUNED] += 1
@@ -262,7 +302,6 @@ def expand(
             continue
         if depth < n_ranks - 1:
             depth += 1
-            at[depth] = n_options[depth] - 1
             continue
         n_rows = _spread_out(
             space, choice, state, stage, final, options, at, row, ends, table, loops, inner, goal, limit, tally,
@@ -308,7 +347,7 @@ def _spread_out(
                     narrow[later] = -1
                     entry = starts[later] + ends[later]
                     load(state, later, stage, table[entry], loops[entry])
-                lowest(space, choice, state, stage, inner, goal, cost)
+                lowest(space, choice, state, stage, inner, goal, limit, cost)
                 tally[BOUNDED] += 1
                 if worse(cost, limit):
                     tally[PRUNED] += 1
