@@ -6,7 +6,7 @@ a single element. Every value must be numpy's, the cycles those of `sim.arrays`.
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,17 @@ def check_jobs(grid: Grid) -> list[Job]:
     jobs = []
     for number, sizes in enumerate(along):
         size = dict(zip(AXES[grid.kind.stationarity], sizes, strict=True))
-        a = _operands(generator, grid.kind.pe, grid.kind.pe.activation_bits, size["m"], size["k"])
-        b = _operands(generator, grid.kind.pe, grid.kind.pe.weight_bits, size["k"], size["n"])
+        job = random_job(grid, generator, size["m"], size["n"], size["k"])
         stalls = [list(generator.random(40) < 0.75) for _ in range(3)]
-        jobs.append(Job(a, b, (stalls[0], stalls[1], stalls[2]) if number == 1 else ((), (), ())))
+        jobs.append(replace(job, patterns=(stalls[0], stalls[1], stalls[2])) if number == 1 else job)
     return jobs
+
+
+def random_job(grid: Grid, generator: np.random.Generator, m: int, n: int, k: int) -> Job:
+    """A product of operands that the grid's PEs take, without stalls."""
+    pe = grid.kind.pe
+    a = _operands(generator, pe, pe.activation_bits, m, k)
+    return Job(a, _operands(generator, pe, pe.weight_bits, k, n))
 
 
 def _operands(generator: np.random.Generator, pe: PeKind, bits: int, *shape: int) -> Matrix:
@@ -170,20 +176,28 @@ def grid_schedule(grid: Grid, a: Matrix, b: Matrix) -> Schedule:
     )  # fmt: skip
 
 
+def check_values(grid: Grid, job: Job, run: Run) -> None:
+    """Hold a run's values to numpy's. Raises RtlError with the first difference."""
+    wanted = expected(grid, job.a, job.b)
+    wrong = np.argwhere(run.product != wanted)
+    if wrong.size:
+        row, column = wrong[0]
+        raise RtlError(
+            f"{_shape(job)}: {len(wrong)} of {wanted.size} values differ from numpy's, the first is"
+            f" C[{row}, {column}] = {run.product[row, column]} instead of {wanted[row, column]}"
+        )
+
+
+def _shape(job: Job) -> str:
+    return f"{job.a.shape[0]} x {job.b.shape[1]} x {job.a.shape[1]}"
+
+
 def _compared(grid: Grid, jobs: Sequence[Job], runs: Sequence[Run]) -> str:
     n_values = n_cycles = 0
     for job, run in zip(jobs, runs, strict=True):
-        (m, k), n = job.a.shape, job.b.shape[1]
-        wanted = expected(grid, job.a, job.b)
-        wrong = np.argwhere(run.product != wanted)
-        if wrong.size:
-            row, column = wrong[0]
-            raise RtlError(
-                f"{m} x {n} x {k}: {len(wrong)} of {m * n} values differ from numpy's, the first is"
-                f" C[{row}, {column}] = {run.product[row, column]} instead of {wanted[row, column]}"
-            )
+        check_values(grid, job, run)
         cycles = stalled_cycles(grid_schedule(grid, job.a, job.b), *job.patterns)
         if run.n_cycles != cycles:
-            raise RtlError(f"{m} x {n} x {k}: {run.n_cycles} cycles, the model says {cycles}")
-        n_values, n_cycles = n_values + m * n, n_cycles + cycles
+            raise RtlError(f"{_shape(job)}: {run.n_cycles} cycles, the model says {cycles}")
+        n_values, n_cycles = n_values + run.product.size, n_cycles + cycles
     return f"{len(jobs)} products, {n_values} values equal numpy's, {n_cycles} cycles equal the model's"
