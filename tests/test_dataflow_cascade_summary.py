@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tilewright.cli import run
 from tilewright.dataflow.cascade import load_cascade, parse_cascade
+from tilewright.dataflow.cascade_lower import UNARY
 from tilewright.dataflow.cascade_summary import describe_cascade
 from tilewright.dataflow.errors import InputError
 
@@ -47,13 +49,38 @@ def test_sizes_that_are_missing_are_refused_in_one_line() -> None:
         describe_cascade(parse_cascade(text, "short"), {"o": 3})
 
 
+def _documentation() -> str:
+    return (Path(__file__).resolve().parents[1] / "docs" / "cascades.md").read_text(encoding="utf-8")
+
+
 def test_the_worked_variant_of_the_documentation_costs_what_it_says(tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "cascades.md").read_text(encoding="utf-8")
-    file = tmp_path / "capped_window.cascade"
+    page, file = _documentation(), tmp_path / "capped_window.cascade"
     file.write_text(page.split("```cascade\n")[1].split("```")[0], encoding="utf-8")
-    found = describe_cascade(load_cascade(file), {"h": 12, "m": 1, "n": 1024, "w": 256, "e": 64, "f": 64})
+    found = describe_cascade(load_cascade(file), {})
     assert dict(found.passes)["n"] == 2
     assert (found.macs, found.exponentials) == (12 * 256 * (64 + 64), 12 * 256)
     assert found.traffic.read_bytes == 2 * 12 * (64 + 256 * 64 * 2)
-    for figure in (found.macs, found.exponentials, found.traffic.read_bytes):
-        assert f" {figure}" in page
+    smaller = describe_cascade(load_cascade(file), {"h": 16, "w": 128})
+    assert f"# {smaller.macs}, {smaller.exponentials}\n" in page
+    assert (smaller.macs, smaller.exponentials) == (16 * 128 * (64 + 64), 16 * 128)
+
+
+def test_the_documentation_shows_what_the_command_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, file = _documentation(), tmp_path / "capped_window.cascade"
+    file.write_text(page.split("```cascade\n")[1].split("```")[0], encoding="utf-8")
+    assert run(["cascade", "check", str(file)]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    shown = page.split("```text\n")[1].split("\n```")[0].split("\n")
+    assert len(shown) > 15
+    assert printed[: len(shown)] == shown
+
+
+def test_the_documentation_names_every_function_and_shipped_form_of_a_line() -> None:
+    page = _documentation()
+    listed = page.split("Functions: `")[1].split("`")[0].split()
+    assert listed == list(UNARY)
+    rows = [line.split("`")[1] for line in page.split("|---|---|\n")[1].split("\n\n")[0].splitlines()]
+    words = [line.split()[0] for line in rows[:-1]]
+    assert words == ["ranks", "index", "offset", "in", "split", "iterate", "group", "macro"]
