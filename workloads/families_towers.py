@@ -1,6 +1,7 @@
 """Families of two towers: CLIP, SigLIP."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,11 +21,22 @@ from tilewright.workloads.config import (
 from tilewright.workloads.embedding import Embedding
 from tilewright.workloads.family import Family
 from tilewright.workloads.feed_forward import FeedForward
-from tilewright.workloads.head import task_of
+from tilewright.workloads.head import Head, task_of
 from tilewright.workloads.norms import Norm, layer_norm
 from tilewright.workloads.patches import PatchEmbedding
-from tilewright.workloads.towers import AttentionPool, LastToken, Match, PooledMatch, TwoTower
+from tilewright.workloads.towers import (
+    AttentionPool,
+    FirstNorm,
+    LastToken,
+    Match,
+    PooledMatch,
+    TwoTower,
+    VisionTower,
+)
 from tilewright.workloads.transformer import Entry, Transformer
+
+#: What is described: both towers, or the tower of images with a classifier.
+_TASKS = ("FEATURE_EXTRACTION", "IMAGE_CLS")
 
 
 class _Tower(BaseModel):
@@ -87,8 +99,8 @@ class ClipConfig(_TowersConfig):
     vision_config: _VisionTower = Field(default_factory=_VisionTower)
 
 
-def _clip(config: ClipConfig, task: str) -> TwoTower:
-    if task_of(config, task) != "FEATURE_EXTRACTION":
+def _clip(config: ClipConfig, task: str) -> TwoTower | VisionTower:
+    if (found := task_of(config, task)) not in _TASKS:
         raise ValueError(
             f"architectures: {config.architecture[:60]!r}: only the model of both towers is supported"
         )
@@ -105,6 +117,10 @@ def _clip(config: ClipConfig, task: str) -> TwoTower:
     )  # fmt: skip
     final = layer_norm("text_model.final_layer_norm", text.layer_norm_eps)
     pooled = Norm("vision_model.post_layernorm", "layernorm", vision.layer_norm_eps, ("v",), bias=True)
+    if found == "IMAGE_CLS":
+        alone = _tower("vision_model", vision, patches, None, False, None)
+        unused = FirstNorm(replace(pooled, over=("d",)))
+        return VisionTower("clip", alone, unused, _labels(config, skips=1))
     return TwoTower(
         model_type="clip",
         text=_tower("text_model", text, tokens, final, True, text.max_position_embeddings),
@@ -112,6 +128,11 @@ def _clip(config: ClipConfig, task: str) -> TwoTower:
         match=Match(text.hidden_size, vision.hidden_size, pooled),
         match_width=config.projection_dim,
     )
+
+
+def _labels(config: ConfigFile, skips: int) -> Head:
+    """A classifier of the mean of an image's patches."""
+    return Head("classifier", config.n_labels, bias=True, selects="mean", skips=skips, adapts=True)
 
 
 def _tower(
@@ -177,9 +198,9 @@ class SiglipConfig(_TowersConfig):
         return self
 
 
-def _siglip(config: SiglipConfig, task: str) -> TwoTower:
+def _siglip(config: SiglipConfig, task: str) -> TwoTower | VisionTower:
     """SigLIP (arXiv 2303.15343): the text is not causal, the image is pooled by attention."""
-    if task_of(config, task) != "FEATURE_EXTRACTION":
+    if (found := task_of(config, task)) not in _TASKS:
         raise ValueError(
             f"architectures: {config.architecture[:60]!r}: only the model of both towers is supported"
         )
@@ -201,6 +222,10 @@ def _siglip(config: SiglipConfig, task: str) -> TwoTower:
     network = FeedForward(f"{pool}.mlp", vision.intermediate_size, "fc1", "fc2", vision.hidden_act, bias=True)
     final = layer_norm("text_model.final_layer_norm", text.layer_norm_eps)
     after = layer_norm("vision_model.post_layernorm", vision.layer_norm_eps)
+    pooling = AttentionPool(pool, looks, layer_norm(f"{pool}.layernorm", vision.layer_norm_eps), network)
+    if found == "IMAGE_CLS":
+        alone = _tower("vision_model", vision, patches, after, False, None)
+        return VisionTower("siglip", alone, replace(pooling, unused=True), _labels(config, skips=0))
     return TwoTower(
         model_type="siglip",
         text=_tower("text_model", text, tokens, final, False, text.max_position_embeddings),
@@ -208,9 +233,7 @@ def _siglip(config: SiglipConfig, task: str) -> TwoTower:
         match=PooledMatch(),
         match_width=width,
         text_end=LastToken("text_model.head", text.pooled_width),
-        vision_end=AttentionPool(
-            pool, looks, layer_norm(f"{pool}.layernorm", vision.layer_norm_eps), network
-        ),
+        vision_end=pooling,
     )
 
 

@@ -7,7 +7,7 @@ from tilewright.workloads.audio import FrameEmbedding
 from tilewright.workloads.patches import PatchEmbedding
 from tilewright.workloads.run import Phase
 from tilewright.workloads.sound import SpectrogramEmbedding, WaveEmbedding
-from tilewright.workloads.towers import TwoTower
+from tilewright.workloads.towers import TwoTower, VisionTower
 from tilewright.workloads.transformer import EncoderDecoder, Model, Staged, Transformer
 
 MAX_TOKENS = 2**24
@@ -62,6 +62,11 @@ def fitted(model: Model, phase: Phase, sizes: Sizes, source: str) -> tuple[Model
         raise InputError(f"{source}: {model.model_type} has no decoder beside an encoder (decoder_seq)")
     if isinstance(model, Staged):
         return _of_stages(model, sizes, source)
+    if isinstance(model, VisionTower):
+        patches = model.vision.embedding
+        assert isinstance(patches, PatchEmbedding)
+        vision, seq = _of_image(model.vision, patches, sizes, source)
+        return replace(model, vision=vision), seq, 0
     if isinstance(model, TwoTower):
         return _of_towers(model, sizes, source)
     assert isinstance(model, Transformer)

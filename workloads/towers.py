@@ -7,6 +7,8 @@ from tilewright.dataflow.tensor import Role
 from tilewright.workloads.attention import Attention
 from tilewright.workloads.builder import LayerBuilder, Linear, shifted
 from tilewright.workloads.feed_forward import FeedForward, feed_forward
+from tilewright.workloads.gradient import DETACHED
+from tilewright.workloads.head import Head
 from tilewright.workloads.mixing import Heads, mix
 from tilewright.workloads.norms import Norm, normalise
 from tilewright.workloads.patches import PatchEmbedding
@@ -97,13 +99,15 @@ class LastToken:
 class AttentionPool:
     """A learned query that looks at an image's states, and a network: y = a + network(norm a) (SigLIP).
 
-    `attention` is one to an encoder; one parameter holds the weights of its queries, keys and values.
+    `attention` is one to an encoder; one parameter holds the weights of its queries, keys and values. What is
+    `unused` is computed for nothing, and not trained.
     """
 
     path: str
     attention: Attention
     norm: Norm
     network: FeedForward
+    unused: bool = False
 
     def fill(self, builder: LayerBuilder) -> str:
         """Add the pooling of image_states[b, l, d] by one query, m = 1; returns state[b, m, d]."""
@@ -130,7 +134,10 @@ class AttentionPool:
         pooled = builder.linear(Linear(output, mixed, ("d",), ("h", "f"), bias=True))
         inner = normalise(builder, builder.access(pooled), self.norm)
         terms = (builder.access(pooled), builder.access(feed_forward(builder, inner, self.network)))
-        return builder.pointwise("pool_residual", "state", terms, "add", group="residual")
+        detached = ((DETACHED, 1.0),) if self.unused else ()
+        return builder.pointwise(
+            "pool_residual", "state", terms, "add", group="residual", parameters=detached
+        )
 
     def _asked(self, builder: LayerBuilder, probe: str) -> Access:
         """The probe, once; the reference repeats it for each image."""
@@ -153,6 +160,67 @@ class AttentionPool:
         product = builder.contraction(f"pool_{name}", f"pool_{name}_product", ranks, factors, "linear")
         terms = (builder.access(product), Access(bias, of_part))
         return builder.pointwise(f"pool_{name}_bias", f"pool_{name}_out", terms, "add", group="linear")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstNorm:
+    """The norm of an image's first state, which nothing reads where its patches are classified (CLIP)."""
+
+    norm: Norm
+
+    def fill(self, builder: LayerBuilder) -> str:
+        """Add the norm of image_states[b, l, d]; returns state[b, d]."""
+        builder.rank("l", builder.run.encoder_seq)
+        states = builder.input("image_states", ("b", "l", "d"))
+        pooled = normalise(builder, Access(states, (Index.of("b"), Index(), Index.of("d"))), self.norm)
+        detached = ((DETACHED, 1.0),)
+        source = (builder.access(pooled),)
+        return builder.pointwise("pool", "state", source, "identity", group="norm", parameters=detached)
+
+
+@dataclass(frozen=True, slots=True)
+class VisionTower:
+    """The tower of images alone, with its `end`, which nothing reads, and a `head` over its states."""
+
+    model_type: str
+    vision: Transformer
+    end: Entry
+    head: Head
+
+    @property
+    def width(self) -> int:
+        return self.vision.width
+
+    @property
+    def max_positions(self) -> None:
+        return None
+
+    @property
+    def decodes(self) -> bool:
+        return False
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return self.vision.stacks
+
+    def old_path(self, path: str) -> str:
+        return path
+
+    def parts(self, run: Run) -> tuple[Part, ...]:
+        """The tower, the head, its end."""
+        assert isinstance(self.vision.embedding, PatchEmbedding)
+        n_tokens = self.vision.embedding.n_tokens
+        run = replace(run, seq=n_tokens)
+        pool, head = (
+            Transformer(self.model_type, self.width, "", entry, (), None, last)
+            for entry, last in ((self.end, None), (None, self.head))
+        )
+        pooled = replace(run, seq=1, encoder_seq=n_tokens)
+        # the head follows the tower at once: that is where its gradient goes in a training step
+        return (Part(self.vision, run, "vision_"), Part(head, run), Part(pool, pooled, "vision_", "pool"))
+
+    def all_parts(self, run: Run) -> tuple[Part, ...]:
+        return self.parts(run)
 
 
 @dataclass(frozen=True, slots=True)
