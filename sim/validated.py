@@ -13,8 +13,8 @@ from tilewright.sim.architecture import Architecture, Dram, MatrixArray
 class ValidatedError:
     """Mean absolute error of a model, as a fraction, over `n_points` comparisons; None before any.
 
-    `scope` is "any", "output_stationary" (single output-stationary arrays of our own without drain overlap),
-    "banks" (a memory that is modelled by its banks), the name of a template, or `template/device`.
+    `scope` is "any", "systolic" (arrays of our own), "banks" (a memory that is modelled by its banks), the
+    name of a template, or `template/device`.
     """
 
     model: str
@@ -30,19 +30,13 @@ class ValidatedError:
             return True
         if self.scope == "banks":
             return all(dram.rate is None for dram in architecture.of_kind(Dram))
-        if self.scope == "output_stationary":
-            return all(
-                array.stationarity == "output"
-                and array.count == 1
-                and array.discipline == "systolic"
-                and not array.drain_overlap
-                for array in architecture.of_kind(MatrixArray)
-            )
+        if self.scope == "systolic":
+            return all(array.discipline == "systolic" for array in architecture.of_kind(MatrixArray))
         return self.speaks_for({(architecture.name, architecture.device)})
 
     def speaks_for(self, designs: Iterable[tuple[str, str]]) -> bool:
         """Whether the scope names no template, or that of one of `designs`: (template, device)."""
-        if self.scope in ("any", "banks", "output_stationary"):
+        if self.scope in ("any", "banks", "systolic"):
             return True
         template, _, device = self.scope.partition("/")
         return any(one == template and device in ("", place) for one, place in designs)

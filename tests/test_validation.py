@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.dataflow.errors import InputError
+from tilewright.sim.validated import validated_errors
 from tilewright.validation import validate
 
 HEADER = "model,config_file,phase,batch,seq,cache,adapter,metric,value\n"
@@ -47,6 +48,12 @@ def test_the_project_carries_points_that_it_meets(which: str, tmp_path: Path) ->
     assert all(entry["n_points"] > 10 for entry in ours)
     assert all(entry["worst_abs_error_fraction"] == 0.0 for entry in ours)
     assert (tmp_path / "points.csv").read_text(encoding="utf-8").startswith("id,set,reference,ours")
+
+
+def test_reports_state_the_array_error_that_this_comparison_finds() -> None:
+    (stated,) = (row for row in validated_errors() if row.model == "array_cycles")
+    (found,) = (entry for entry in validate("arrays", None, None)["sets"] if entry["name"] == "arrays")
+    assert (stated.n_points, stated.error_fraction) == (found["n_points"], found["mean_abs_error_fraction"])
 
 
 def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
