@@ -84,16 +84,18 @@ def _activation_bytes(graph: Graph) -> int:
 
 def capacity_bytes(device: Device) -> int:
     """Bytes of the device's whole memory, whichever channels a design uses."""
+    if device.gpu is not None:
+        return device.gpu.memory_bytes
     return DramConfig.named(device.memory_config).capacity_bytes * device.memory_channels
 
 
 def check_capacity(network: Network, device: Device) -> None:
-    """Raises InputError if weights, caches and activations exceed the memory of an FPGA's board.
+    """Raises InputError if weights, caches and activations exceed the memory of an FPGA's or a GPU's board.
 
     The memory of an ASIC is bought by the stack, so a report only says how much is needed of what.
     """
     needed, available = residents_of(network), capacity_bytes(device)
-    if device.is_fpga and needed.total_bytes > available:
+    if device.device_class != "asic" and needed.total_bytes > available:
         raise InputError(
             f"workload does not fit the memory of {device.name}: needs {needed.total_bytes:,} bytes"
             f" (weights {needed.weight_bytes:,}, caches {needed.cache_bytes:,}, activations"

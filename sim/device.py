@@ -114,8 +114,8 @@ def _device(name: str, rows: Mapping[str, Mapping[str, str]]) -> Device:
 
 
 def _gpu(name: str, rows: Mapping[str, Mapping[str, str]], values: Mapping[str, str]) -> Device:
-    """A GPU runs at its boost clock; its memory is a rate, for which `memory_config` names the standard."""
-    clock_mhz = float(values["boost_mhz"])
+    """A GPU runs at the clock of its published peaks; `memory_config` names the standard of its memory."""
+    clock_mhz = float(values["clock_mhz"])
     matrix = tuple(
         (key.removeprefix("matrix_macs_"), int(value))
         for key, value in values.items()

@@ -1,6 +1,9 @@
 """What is known by name, for `tilewright list`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilewright.sim.device import Device
 
 
 def rows(what: str) -> list[dict[str, Any]]:
@@ -47,11 +50,17 @@ def _devices() -> list[dict[str, Any]]:
             "class": device.device_class,
             "node_nm": device.node_nm,
             "clock_mhz": device.default_clock_mhz,
-            "memory": f"{device.memory_channels} x {device.memory_config}",
+            "memory": _memory_of(device),
             **dict(device.totals),
         }
         for device in devices().values()
     ]
+
+
+def _memory_of(device: "Device") -> str:
+    if device.gpu is not None:
+        return f"{device.gpu.memory_bytes / 1e9:g} GB at {device.gpu.memory_gb_per_s:g} GB/s"
+    return f"{device.memory_channels} x {device.memory_config}"
 
 
 def _memories() -> list[dict[str, Any]]:

@@ -217,16 +217,36 @@ def _check_design(design: Design) -> None:
 
 
 def _settings(settings: list[str] | None) -> "dict[str, Value]":
+    """NAME=VALUE settings over those of the files that @FILE names."""
     found: dict[str, Value] = {}
+    of_files: dict[str, Value] = {}
     for setting in settings or []:
+        if setting.startswith("@"):
+            of_files |= _parameters_in(Path(setting[1:]))
+            continue
         name, equals, text = setting.partition("=")
         value = scalar(text) if equals and text else None
         if not isinstance(value, int | float | str | bool):
-            raise InputError(f"--set takes NAME=VALUE, got {setting!r}")
+            raise InputError(f"--set takes NAME=VALUE or @FILE, got {setting!r}")
         if name in found:
             raise InputError(f"--set gives {name!r} twice")
         found[name] = value
-    return found
+    return of_files | found
+
+
+def _parameters_in(file: Path) -> "dict[str, Value]":
+    """The `parameters` of a YAML file, as `calibrate` writes them."""
+    try:
+        content = yaml.safe_load(read_text(file, MAX_FILE_BYTES))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{file}: {' '.join(str(error).split())}") from None
+    parameters = content.get("parameters") if isinstance(content, dict) else None
+    if not isinstance(parameters, dict) or not all(isinstance(name, str) for name in parameters):
+        raise InputError(f"{file}: has no mapping `parameters`")
+    for name, value in parameters.items():
+        if not isinstance(value, int | float | str | bool):
+            raise InputError(f"{file}: parameters.{name} must be a number or a word, got {value!r}")
+    return dict(parameters)
 
 
 def dimensions(settings: list[str] | None) -> dict[str, int | float] | None:

@@ -184,6 +184,24 @@ def comparison(answer: Mapping[str, Any]) -> None:
     rows(f"first: {answer['first']}\nsecond: {answer['second']}", answer["rows"])
 
 
+def calibration(answer: Mapping[str, Any]) -> None:
+    """The fitted constants, the errors by set, what was left out."""
+    rows(
+        f"{answer['template']} on {answer['device']}, {answer['n_points']} points, {answer['n_folds']} folds",
+        [{"constant": name, "value": value} for name, value in answer["constants"].items()],
+    )
+    every = {
+        "name": "mean of the sets",
+        "n_points": answer["n_points"],
+        "mean_abs_error_fraction": answer["mean_abs_error_fraction"],
+        "held_out_error_fraction": answer["held_out_error_fraction"],
+    }
+    rows("errors", [*answer["sets"], every])
+    if answer["left_out"]:
+        rows("left out", answer["left_out"])
+    files(answer)
+
+
 def cascade(answer: Mapping[str, Any]) -> None:
     """The summary of a cascade: its drawing, then figures, then tensors and operators."""
     _print(answer["name"], answer["summary"], "")
