@@ -6,6 +6,7 @@ from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import AdapterError, Change
 from tilewright.workloads.builder import LayerBuilder, Linear
+from tilewright.workloads.gradient import ALL_GRADIENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,11 @@ class Circulant(Change):
         _transform(builder, f"{name}_c3a_forward", x, source, "fourier")
         factors = (builder.access(x), builder.access(spectra))
         ranks = (*linear.kept, o, f)
-        product = builder.contraction(f"{name}_c3a", f"{name}_c3a_y", ranks, factors, linear.bmm_group)
+        # the library's own gradient of this product computes both sides
+        own = ((ALL_GRADIENTS, 1.0),) if builder.run.lowering == "reference" else ()
+        product = builder.contraction(
+            f"{name}_c3a", f"{name}_c3a_y", ranks, factors, linear.bmm_group, parameters=own
+        )
         update = builder.tensor(f"{name}_c3a_update", (*linear.kept, *linear.output), Role.ACTIVATION)
         back = Access(product, (*map(Index.of, linear.kept), Index(), Index()))
         _transform(builder, f"{name}_c3a_inverse", update, back, "inverse_fourier")

@@ -22,6 +22,8 @@ class GradientError(ValueError):
 
 #: An operator with this parameter passes no gradient on.
 DETACHED = "detached"
+#: One with this parameter has the gradients of all its inputs computed, needed or not.
+ALL_GRADIENTS = "all_gradients"
 _NO_DERIVATIVE = frozenset({Kind.TOPK, Kind.SORT})
 
 
@@ -99,8 +101,9 @@ class _Backward:
         if past:
             gradient = self._run_back(operator, past[0], gradient)
         above = Access(gradient, operator.output.indices)
+        computes_all = ALL_GRADIENTS in dict(operator.parameters)
         for position, access in enumerate(operator.inputs):
-            if access.tensor in self.needs and access not in past:
+            if (access.tensor in self.needs or computes_all) and access not in past:
                 self._contribute(operator, position, access, above)
 
     def _is_past(self, operator: Operator, access: Access) -> bool:
