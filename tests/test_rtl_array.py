@@ -232,10 +232,20 @@ def test_an_architectures_array_is_built_or_refused_by_name() -> None:
         ({"accumulator_bits": 8}, "and sums of 8"),
         ({"arithmetic": "ternary_add"}, "no ternary PE is built for weights of 4 bits"),
         ({"discipline": "preloaded"}, "no RTL is built for an array of 'preloaded'"),
+        ({"pe_cycles": (1, 2)}, "those of the bf16 PE"),
+        ({"pe_cycles": (3, 1)}, r"no PE is built with pe_cycles \(3, 1\)"),
         ({"rows": 256}, "rows must be 1 to 128, got 256"),
     ):
         with pytest.raises(InputError, match=message):
             grid_of(replace(array, **changed))  # type: ignore[arg-type]
+
+
+def test_an_array_of_sixteen_bits_with_a_pipelined_pe_is_built_of_bf16_pes() -> None:
+    array = MatrixArray("pes", 2, 3, "weight", (16, 16), 32, pe_cycles=(1, 2))
+    grid = grid_of(array)
+    assert grid.kind.pe.is_float
+    a, b = floats(4, 5), floats(5, 3)
+    assert simulator_of(grid).multiply(a, b).n_cycles == leaf_cycles(array, 4, 3, 5)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -21,6 +21,7 @@ from tilewright.hls_templates.rtl.control import Grid, build_control, control_in
 from tilewright.hls_templates.rtl.pe import PeKind, PeName, pe_kind, product_bits
 from tilewright.hls_templates.rtl.wires import constant, delayed, fields, held, packed
 from tilewright.sim.architecture import MatrixArray, Stationarity
+from tilewright.sim.arrays import ONE_CYCLE_PE
 
 #: Rows or columns beyond this make blocks that no simulator here takes.
 MAX_SIDE = 128
@@ -75,6 +76,11 @@ def grid_of(array: MatrixArray) -> Grid:
     if array.arithmetic not in _ARITHMETIC or array.discipline != "systolic":
         what = array.arithmetic if array.arithmetic not in _ARITHMETIC else array.discipline
         raise InputError(f"{array.name}: no RTL is built for an array of {what!r}")
+    bf16 = pe_kind("bf16")
+    if array.pe_cycles == (bf16.multiply_cycles, bf16.add_cycles):
+        return _bf16_grid(array, bf16)
+    if array.pe_cycles != ONE_CYCLE_PE:
+        raise InputError(f"{array.name}: no PE is built with pe_cycles {array.pe_cycles}")
     name = _ARITHMETIC[array.arithmetic]
     kind = PeKind(name, activation_bits, weight_bits, array.accumulator_bits)
     wanted = _KINDS_WITH_CODES.get(name, weight_bits)
@@ -86,6 +92,16 @@ def grid_of(array: MatrixArray) -> Grid:
         raise InputError(
             f"{array.name}: no {name} PE is built for weights of {weight_bits} bits, activations of"
             f" {activation_bits} and sums of {array.accumulator_bits}"
+        )
+    return array_grid(array.rows, array.cols, array.stationarity, drain_overlap=array.drain_overlap, pe=kind)
+
+
+def _bf16_grid(array: MatrixArray, kind: PeKind) -> Grid:
+    """The only pipelined PE is that of bfloat16."""
+    if (array.arithmetic, array.operand_bits, array.accumulator_bits) != ("mac", (16, 16), 32):
+        raise InputError(
+            f"{array.name}: pe_cycles {array.pe_cycles} are those of the bf16 PE, which takes operands of 16"
+            f" bits and sums of 32, got {array.operand_bits} and {array.accumulator_bits}"
         )
     return array_grid(array.rows, array.cols, array.stationarity, drain_overlap=array.drain_overlap, pe=kind)
 

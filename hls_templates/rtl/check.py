@@ -105,7 +105,7 @@ def any_simulator() -> Simulator:
     """Icarus Verilog, which needs no build, else Verilator. Raises ToolAbsentError without both."""
     for name in ("iverilog", "verilator"):
         try:
-            return find_simulator(name)  # type: ignore[arg-type]
+            return find_simulator(name)
         except ToolAbsentError:
             continue
     raise ToolAbsentError("iverilog and verilator absent")
