@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 Stationarity = Literal["output", "weight", "input"]
 Arithmetic = Literal["mac", "packed_mac", "ternary_add", "shift_add", "lookup", "analog"]
-Discipline = Literal["systolic", "preloaded", "thread_blocks"]
+Discipline = Literal["systolic", "preloaded", "thread_blocks", "multicast"]
 MemoryKind = Literal["register", "lutram", "bram", "uram", "sram"]
 
 
@@ -16,8 +16,9 @@ class MatrixArray:
     """`count` arrays of rows x cols PEs that work on one leaf together (split along n, then m).
 
     `discipline` says how a leaf runs: through our own skewed array ("systolic"), with weights preloaded under
-    the block before ("preloaded", `sim.preloaded_array`), or as tiles of outputs that `count` multiprocessors
-    take in waves ("thread_blocks"), whose schedule states the cycles (`Compute.cycles`).
+    the block before ("preloaded", `sim.preloaded_array`), as tiles of outputs that `count` multiprocessors take in
+    waves ("thread_blocks"), or without skew through PEs that evaluate functions too ("multicast"). Of the
+    last two the schedule states the cycles (`Compute.cycles`); a multicast leaf without takes folds x beats.
     """
 
     name: str

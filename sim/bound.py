@@ -72,7 +72,8 @@ class LayerWork:
     """What one layer needs whatever the hardware: products, evaluations by function, compulsory bytes."""
 
     products: tuple[Product, ...]
-    evaluations: tuple[tuple[str, int], ...]
+    evaluations: tuple[tuple[str, int], ...]  # apart from those of attention
+    attention: tuple[tuple[str, int], ...]
     read_bytes: int
     write_bytes: int
 
@@ -100,7 +101,7 @@ def design_bound(network: Network, architecture: Architecture, device: Device, t
             bits = (*product.bits, machine.array.accumulator_bits)
             pj = layer.count * product.points * book.mac_pj(machine.array.name, bits)
             energies[machine.array.name] = energies.get(machine.array.name, 0.0) + pj
-        for function, n in work.evaluations:
+        for function, n in _on_lanes(work, machine.array):
             pj = layer.count * n * book.evaluation_pj(machine.vector.name, function)
             energies[machine.vector.name] = energies.get(machine.vector.name, 0.0) + pj
     per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
@@ -119,7 +120,7 @@ def design_bound(network: Network, architecture: Architecture, device: Device, t
 
 def _layer_cycles(work: LayerWork, machine: Machine) -> dict[str, float]:
     array = sum(product_cycles(machine.array, product) for product in work.products)
-    lanes = sum(n * machine.evaluation_cycles(function) for function, n in work.evaluations)
+    lanes = sum(n * machine.evaluation_cycles(function) for function, n in _on_lanes(work, machine.array))
     dma_in, dma_out = machine.dma_in, machine.dma_out
     loads = work.read_bytes / (dma_in.channels * dma_in.bytes_per_cycle)
     stores = work.write_bytes / (dma_out.channels * dma_out.bytes_per_cycle)
@@ -131,6 +132,11 @@ def _layer_cycles(work: LayerWork, machine: Machine) -> dict[str, float]:
     }
     cycles[dma_out.name] = cycles.get(dma_out.name, 0.0) + stores if dma_out is dma_in else stores
     return cycles
+
+
+def _on_lanes(work: LayerWork, array: MatrixArray) -> tuple[tuple[str, int], ...]:
+    """What only the lanes can do: an array whose PEs evaluate functions may take those of attention."""
+    return work.evaluations if array.discipline == "multicast" else (*work.evaluations, *work.attention)
 
 
 def product_cycles(array: MatrixArray, product: Product) -> float:
@@ -160,11 +166,13 @@ def layer_work(graph: Graph) -> LayerWork:
     """The work of a graph."""
     grouped, _ = with_grouped_picks(graph)
     products = tuple(_product(grouped, one) for one in grouped.operators if is_gemm(one, grouped))
-    evaluations: dict[str, int] = {}
-    for function, n in _evaluations(grouped):
-        evaluations[function] = evaluations.get(function, 0) + n
+    evaluations: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    for function, n, of_attention in _evaluations(grouped):
+        own = evaluations[of_attention]
+        own[function] = own.get(function, 0) + n
     read, written = compulsory_bytes(graph)
-    return LayerWork(products, tuple(evaluations.items()), read, written)
+    rows, attention = (tuple(one.items()) for one in evaluations)
+    return LayerWork(products, rows, attention, read, written)
 
 
 def _product(graph: Graph, operator: Operator) -> Product:
@@ -180,8 +188,11 @@ def _product(graph: Graph, operator: Operator) -> Product:
     return Product(batch, m, n, k, points, points == batch * m * n * k, (weights, activations))
 
 
-def _evaluations(graph: Graph) -> list[tuple[str, int]]:
-    """Evaluations that remain under every fusion: a low-rank path's scaling and sum vanish into the array."""
+def _evaluations(graph: Graph) -> list[tuple[str, int, bool]]:
+    """(function, evaluations, whether of attention) that remain under every fusion.
+
+    A low-rank path's scaling and sum vanish into the array.
+    """
     found = []
     for stage in plan_graph(graph, Fusion(maps=True, attention=True, low_rank=True)).stages:
         operators: tuple[Operator, ...] = ()
@@ -197,7 +208,9 @@ def _evaluations(graph: Graph) -> list[tuple[str, int]]:
             n = graph.n_points(operator) // max(1, operator.repeat)
             # one pass over the keys divides the mixed rows instead of the shares
             n = n if most is None or operator.function != "div" else min(n, most)
-            found += [(work.function, n * work.evaluations) for work in works_of(operator, graph)]
+            found += [
+                (work.function, n * work.evaluations, most is not None) for work in works_of(operator, graph)
+            ]
     return found
 
 

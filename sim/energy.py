@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from tilewright.dataflow.errors import InputError
+from tilewright.sim.action_energy import ActionTable, action_tables
 from tilewright.sim.actions import ActionCounts, NestCounts, OperandBits
 from tilewright.sim.architecture import (
     Architecture,
@@ -61,6 +62,7 @@ class PriceBook:
     dram_interface_pj_per_bit: float
     dram_background_w: float
     static_w: tuple[tuple[str, float], ...]
+    buffer_write_pj_per_bit: dict[str, float] | None = None  # where writing costs other than reading
 
 
 def price(
@@ -89,7 +91,7 @@ def price(
     for name, bits_read in counts.buffer_read_bits.items():
         add(name, "read", bits_read * _buffer_pj(book, name))
     for name, bits_written in counts.buffer_write_bits.items():
-        add(name, "write", bits_written * _buffer_pj(book, name))
+        add(name, "write", bits_written * _buffer_pj(book, name, writes=True))
     add(book.dram_name, "read", 8 * counts.dram_read_bytes * book.dram_core_pj_per_bit)
     add(book.dram_name, "write", 8 * counts.dram_write_bytes * book.dram_core_pj_per_bit)
     moved_bits = 8 * (counts.dram_read_bytes + counts.dram_write_bytes)
@@ -114,7 +116,7 @@ def nest_pj(nest: NestCounts, architecture: Architecture, device: Device, table:
     for function, n in nest.evaluations:
         energy += n * book.evaluation_pj(nest.component, function)
     for name, bits_read, bits_written in nest.buffer_bits:
-        energy += (bits_read + bits_written) * _buffer_pj(book, name)
+        energy += bits_read * _buffer_pj(book, name) + bits_written * _buffer_pj(book, name, writes=True)
     per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
     return energy + 8 * (nest.dram_read_bytes + nest.dram_write_bytes) * per_bit
 
@@ -123,6 +125,8 @@ def nest_pj(nest: NestCounts, architecture: Architecture, device: Device, table:
 def price_book(architecture: Architecture, device: Device, table: str) -> PriceBook:
     """Unit prices of an architecture; `table` is a resolved name. Raises as `price` does."""
     components = architecture.component_by_name
+    if table in action_tables():
+        return _action_book(architecture, action_tables()[table])
     if device.gpu is not None:
         return _gpu_book(architecture, device.gpu.board_power_w, table)
     if device.is_fpga:
@@ -164,6 +168,24 @@ def _gpu_book(architecture: Architecture, board_power_w: float, table: str) -> P
         dram_interface_pj_per_bit=0.0,
         dram_background_w=0.0,
         static_w=(("board_power_limit", board_power_w),),
+    )
+
+
+def _action_book(architecture: Architecture, table: ActionTable) -> PriceBook:
+    """A table of actions prices what it names and nothing else: no leakage, no standby."""
+    (dram,) = architecture.of_kind(Dram)
+    memories = [(one.name, float(one.capacity_bytes)) for one in architecture.of_kind(BufferMemory)]
+    return PriceBook(
+        table=table.name,
+        mac_pj=lambda name, _: table.pj(name, "mac"),
+        evaluation_pj=table.pj,
+        buffer_pj_per_bit={name: table.pj(name, "read", size) for name, size in memories},
+        buffer_write_pj_per_bit={name: table.pj(name, "write", size) for name, size in memories},
+        dram_name=dram.name,
+        dram_core_pj_per_bit=table.pj(dram.name, "access"),
+        dram_interface_pj_per_bit=0.0,
+        dram_background_w=0.0,
+        static_w=(),
     )
 
 
@@ -283,7 +305,9 @@ def _dram_names(architecture: Architecture) -> set[str]:
     return {dram.name for dram in architecture.of_kind(Dram)}
 
 
-def _buffer_pj(book: PriceBook, name: str) -> float:
+def _buffer_pj(book: PriceBook, name: str, writes: bool = False) -> float:
+    if writes and book.buffer_write_pj_per_bit is not None:
+        return book.buffer_write_pj_per_bit[name]
     if name not in book.buffer_pj_per_bit:
         raise InputError(f"{name!r} holds buffers but is no memory, so its accesses have no price")
     return book.buffer_pj_per_bit[name]

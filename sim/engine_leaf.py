@@ -207,6 +207,9 @@ def matrix_cycles(array: MatrixArray, leaf: Compute, tile: Mapping[str, int]) ->
         return batch * preloaded_array.leaf_cycles(
             array, *(tuple(tile[rank] for rank in group) for group in groups)
         )
+    if array.discipline == "multicast":
+        n_folds, n_beats = arrays.folds_and_beats(m, n, k, array.rows, array.cols, array.stationarity)
+        return batch * n_folds * n_beats
     return arrays.leaf_cycles(array, m, n, k, batch)
 
 

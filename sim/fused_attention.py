@@ -38,8 +38,8 @@ _BURST_BYTES = 1024
 _MAX_OUTSTANDING = 64
 _PORT_BITS = 128
 _BANKS = 32
-# Sums, maxima and their like take one cycle of a PE; the exponential is the family's choice.
-_ONE_CYCLE = ("max", "add", "sub", "sum", "mac", "div", "sub_exp")
+# What a PE does in one cycle, a dedicated exponential and a pipelined divider among it.
+_ONE_CYCLE = ("max", "add", "sub", "sum", "mac", "div", "exp", "sub_exp")
 
 
 class FusedAttention:
@@ -63,7 +63,7 @@ class FusedAttention:
                 Parameter("precision", tuple(_BITS), "int8", "operands of a PE", False),
                 Parameter("buffer_kib", kib, 512, "the one buffer"),
                 Parameter("schedule", schedules, schedules[-1], "how attention runs", False),
-                Parameter("exp_cycles", (1, 2, 4, 6), 6, "of an exponential on a PE; 6: as products"),
+                Parameter("exponential", ("macs", "unit"), "macs", "of a PE: six products or a unit", False),
                 Parameter("granularity", ("row", "head"), "row", "what flat fuses", False),
                 Parameter("query_tile", (32, 64, 128, 256, 512, 1024), 64, "rows that flat fuses"),
                 Parameter("stationarity", ("output", "weight", "input"), "output", "flat's products", False),
@@ -92,14 +92,14 @@ class FusedAttention:
         rows, cols, lanes = int(chosen["rows"]), int(chosen["cols"]), int(chosen["vector_lanes"])
         clock_mhz = float(chosen["clock_mhz"])
         n_dma, width = int(chosen["dma_channels"]), int(chosen["dma_bytes_per_cycle"])
-        named = dict.fromkeys(_ONE_CYCLE, 1) | {"exp": int(chosen["exp_cycles"])}
+        named = dict.fromkeys(_ONE_CYCLE, 1)
         cycles = tuple((dict(CYCLES_PER_EVALUATION) | named).items())
         kind = "sram" if not device.is_fpga else "bram"
         if dict(device.totals).get("uram"):
             kind = "uram"
         components: tuple[Component, ...] = (
             MatrixArray("array", rows, cols, "output", (bits, bits), 2 * bits if bits == 16 else 32,
-                        drain_overlap=True),
+                        discipline="multicast"),
             VectorUnit("vector", lanes, 16, cycles, 0),
             VectorUnit(WAVE, 1, 16, (), rows),
             BufferMemory("buffer", int(chosen["buffer_kib"]) * 1024, _BANKS, _PORT_BITS, kind),  # type: ignore[arg-type]
@@ -137,13 +137,13 @@ def attention_program(shape: AttentionShape, architecture: Architecture, name: s
     """One attention on an architecture of the family, scheduled as its parameters say."""
     chosen = dict(architecture.parameters)
     grid = grid_of(architecture)
-    schedule = str(chosen["schedule"])
+    schedule, by_macs = str(chosen["schedule"]), chosen["exponential"] == "macs"
     if schedule == "unfused":
-        return UnfusedSchedule(shape, grid).program(name)
+        return UnfusedSchedule(shape, grid, by_macs).program(name)
     if schedule == "flat":
         return FlatSchedule(shape, flat_choice(chosen), grid).program(name)
     binding: Literal["cascade", "phased", "interleaved"] = schedule  # type: ignore[assignment]
-    return CascadeSchedule(shape, binding, grid, int(chosen["exp_cycles"])).program(name)
+    return CascadeSchedule(shape, binding, grid, by_macs).program(name)
 
 
 def grid_of(architecture: Architecture) -> Grid:
@@ -169,6 +169,7 @@ def flat_choice(chosen: Mapping[str, Value]) -> FlatChoice:
         kept=frozenset(kept),
         softmax=bool(chosen["softmax"]),
         spill=chosen["spill"],  # type: ignore[arg-type]
+        exp_by_macs=chosen["exponential"] == "macs",
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewright.dataflow.program import Direction, Loop, Port, Program, VectorWork
-from tilewright.sim.fused_attention_emit import PES, STAGING, STREAM, WAVE, AttentionEmitter, work
+from tilewright.sim.fused_attention_emit import EXP_MACS, PES, STAGING, STREAM, WAVE, AttentionEmitter, work
 from tilewright.sim.fused_attention_flat import Grid
 from tilewright.sim.fused_attention_shape import AttentionShape
 from tilewright.sim.mapping import MappingError
@@ -30,7 +30,7 @@ class CascadeSchedule:
     shape: AttentionShape
     binding: Binding
     grid: Grid
-    exp_cycles: int  # of one exponential on a PE
+    exp_by_macs: bool
 
     @property
     def loops(self) -> tuple[Loop, Loop, Loop, Loop]:
@@ -115,8 +115,8 @@ class _CascadeEmitter:
         scores, weights, mixed = self._tile("QK"), self._tile("SLN"), self._mixed()
         self._scores("QK", (self._q, self._k), (scores,))
         self._mix((weights, self._v), (mixed,))
-        tile = (work("max", "pm"), work("sub", "pm"), work("exp", "pm"), work("add", "pm"))
-        state = (work("max", "p"), work("sub", "p"), work("exp", "p"), work("mac", "p"), work("add", "p"))
+        tile = (work("max", "pm"), *self._exp("pm"), work("add", "pm"))
+        state = (work("max", "p"), *self._exp("p"), work("mac", "p"), work("add", "p"))
         self._row("SLN", (*tile, *state), (scores,), (weights, self._state))
         # The row corrects a tile's sums when the grid has mixed it, which is a tile later.
         width = self._shape.value_width
@@ -150,15 +150,28 @@ class _CascadeEmitter:
 
     def _exponentials(self, latest: Port) -> tuple[Port, Port]:
         """Exponentials and their sums on the grid, the corrections of the running ones on the row."""
-        exp = self._schedule.exp_cycles
-        works = (work("sub", "pm"), work("exp", "pm"), work("add", "pm"))
+        works = (*self._exp("pm"), work("add", "pm"))
         sides = self._flag("SLN_done"), self._flag("PRM_done")
         writes = (self._in_pes("SLN"), self._few("SLD"), sides[0])
         self._emit.evaluate(
-            "SLN_SLD", "array", self._loops, self._one_tile, works, (latest,), writes, float(2 + exp)
+            "SLN_SLD",
+            "array",
+            self._loops,
+            self._one_tile,
+            works,
+            (latest,),
+            writes,
+            float(sum(one.evaluations for one in works)),
         )
-        self._row("PRM_SPD", (work("sub", "p"), work("exp", "p"), work("mac", "p")), (latest,), sides[1:])
+        self._row("PRM_SPD", (*self._exp("p"), work("mac", "p")), (latest,), sides[1:])
         return sides
+
+    def _exp(self, ranks: str) -> Works:
+        """A subtraction and an exponential; operations of one einsum never overlap here."""
+        return (
+            work("sub", ranks),
+            work("mac", ranks, EXP_MACS) if self._schedule.exp_by_macs else work("exp", ranks),
+        )
 
     # Nests.
 

@@ -21,6 +21,7 @@ from tilewright.sim.fused_attention_shape import AttentionShape
 #: Slots of the family beside those of `sequential`: registers between the arrays and in the PEs, what passes the
 #: buffer by, and the delay with which a wave of results leaves the array.
 STAGING, PES, STREAM, WAVE = "staging", "pe_registers", "stream", "wave"
+EXP_MACS = 6
 BUFFER = "input_buffer"  # all three buffers of the family are one memory
 _ROLES = {"K": Role.KV_CACHE, "V": Role.KV_CACHE}
 _DTYPES = {8: "int8", 16: "fp16", 32: "fp32"}
@@ -107,6 +108,16 @@ class AttentionEmitter:
         """Functions on the lanes, or on the array with `cycles` stated."""
         leaf = Compute(Unit.VECTOR, self.shape.operators, tile, functions=works, cycles=cycles)
         self._nests.append(Nest(name, slot, loops, leaf, reads, writes))
+
+
+def exponential(ranks: str, by_macs: bool) -> tuple[VectorWork, ...]:
+    """exp(x - maximum) per point: one pipelined evaluation of a dedicated unit, or a subtraction and six products.
+
+    Six is what a polynomial of fifth degree takes after the range reduction (arXiv 2406.10491).
+    """
+    if by_macs:
+        return work("sub", ranks), work("mac", ranks, EXP_MACS)
+    return (work("sub_exp", ranks),)
 
 
 def work(function: str, ranks: str, evaluations: int = 1) -> VectorWork:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from tilewright.dataflow.program import Direction, Loop, Port, Program
 from tilewright.sim.architecture import Stationarity
-from tilewright.sim.fused_attention_emit import BUFFER, STREAM, AttentionEmitter, work
+from tilewright.sim.fused_attention_emit import BUFFER, STREAM, AttentionEmitter, exponential, work
 from tilewright.sim.fused_attention_shape import AttentionShape
 from tilewright.sim.mapping import MappingError
 
@@ -64,6 +64,7 @@ class FlatChoice:
     kept: frozenset[str]
     softmax: bool = True
     spill: Spill = "instead"
+    exp_by_macs: bool = False
 
     def __post_init__(self) -> None:
         if self.granularity not in get_args(Granularity):
@@ -360,7 +361,12 @@ class _FlatEmitter:
             self._fetch("A", "A_stored")
         sweeps = (
             ("max", (work("max", ""),), (taken,), (maxima,)),
-            ("numerator", (work("sub_exp", ""), work("sum", "")), (taken, maxima), (numerators,)),
+            (
+                "numerator",
+                (*exponential("", self._choice.exp_by_macs), work("sum", "")),
+                (taken, maxima),
+                (numerators,),
+            ),
             ("divide", (work("div", ""),), (numerators,), (given,)),
         )
         for name, works, reads, writes in sweeps:

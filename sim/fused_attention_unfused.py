@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tilewright.dataflow.program import Direction, Loop, Program
-from tilewright.sim.fused_attention_emit import STREAM, AttentionEmitter, work
+from tilewright.sim.fused_attention_emit import STREAM, AttentionEmitter, exponential, work
 from tilewright.sim.fused_attention_flat import Grid
 from tilewright.sim.fused_attention_shape import AttentionShape
 
@@ -16,6 +16,7 @@ class UnfusedSchedule:
 
     shape: AttentionShape
     grid: Grid
+    exp_by_macs: bool
 
     def block(self, width: int) -> int:
         """Queries whose rows stay in half of the buffer while the keys pass, whole tiles of them.
@@ -93,7 +94,7 @@ class _UnfusedEmitter:
         given, maxima = emit.port("A_rows", 1, tile, slot=STREAM), emit.port("maxima", 1, (("row", rows),))
         emit.move("load_QK", "QK", Direction.LOAD, loops, elements, (), (taken,), after=after)
         emit.evaluate("max", "vector", loops, tile, (work("max", ""),), (taken,), (maxima,))
-        both = (work("sub_exp", ""), work("sum", ""))
+        both = (*exponential("", self._schedule.exp_by_macs), work("sum", ""))
         emit.evaluate("numerator", "vector", loops, tile, both, (taken, maxima), (numerators,))
         emit.evaluate("divide", "vector", loops, tile, (work("div", ""),), (numerators,), (given,))
         emit.move("store_A", "A", Direction.STORE, loops, elements, (given,))

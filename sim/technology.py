@@ -55,7 +55,7 @@ def resolve_table(device: Device, table: str = DEFAULT) -> str:
 
     Raises InputError for a name that the device's class does not have (closest one named).
     """
-    known = FPGA_TABLES if device.is_fpga else GPU_TABLES if device.gpu else ASIC_TABLES
+    known = FPGA_TABLES if device.is_fpga else GPU_TABLES if device.gpu else (*ASIC_TABLES, *_action_tables())
     if table == DEFAULT:
         return known[0]
     if table not in known:
@@ -64,6 +64,12 @@ def resolve_table(device: Device, table: str = DEFAULT) -> str:
             + ", ".join((DEFAULT, *known))
         )
     return table
+
+
+@cache
+def _action_tables() -> tuple[str, ...]:
+    """Tables that price the actions of named components (`sim.action_energy`)."""
+    return tuple(dict.fromkeys(row["table"] for row in rows("action_energy.csv")))
 
 
 def tables_used(device: Device, table: str = DEFAULT) -> tuple[str, ...]:
