@@ -26,6 +26,16 @@ def test_a_cascade_is_one_layer_whose_weights_are_its_parameters(tmp_path: Path)
     assert found.weight_bytes == 2 * 4
 
 
+def test_names_are_identifiers_and_stay_apart(tmp_path: Path) -> None:
+    file = tmp_path / "toy.cascade"
+    text = "ranks m = 2\nin X[m], A_exp[m]\nout B[m]\nA[m] = X + exp(X)\nB[m] = A + A_exp\n"
+    file.write_text(text, encoding="utf-8")
+    graph = load_workload(file).network[0].graph
+    assert [operator.name for operator in graph.operators] == ["A_exp_", "A", "B"]
+    assert [operator.output.tensor for operator in graph.operators] == ["A_exp_", "A", "B"]
+    assert "A_exp" in graph.inputs
+
+
 def test_the_reference_computes_the_square_and_the_hardware_skips_what_is_masked() -> None:
     sizes = {"h": 2, "m": 4, "n": 4, "e": 3}
     square = count(load_workload("mha.cascade", dims=sizes, lowering="reference"))
@@ -71,7 +81,10 @@ def test_the_command_line_takes_sizes_and_numbers_by_name(capsys: pytest.Capture
         (["mha.cascade", "--phase", "train"], "phase 'train': a cascade runs as it is written"),
         (["mha.cascade", "--dim", "m=0"], "mha: rank 'm' must be in 1..1000000000, got 0"),
         (["gone.cascade"], "gone.cascade: No such file or directory"),
-        (["tiny-gpt2", "--dim", "m=4"], "dims bind dimensions of an .onnx file, 'tiny-gpt2' is none, and no .cascade"),
+        (
+            ["tiny-gpt2", "--dim", "m=4"],
+            "dims bind dimensions of an .onnx file, 'tiny-gpt2' is none, and no .cascade",
+        ),
     ],
 )
 def test_what_a_cascade_does_not_know_is_refused_in_one_line(

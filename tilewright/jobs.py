@@ -112,13 +112,19 @@ def _keep(
 
 
 def _generate(chosen: Sequence[_Chosen], workloads: Sequence[Workload], out: Path) -> list[dict[str, Any]]:
-    """Generate and check the code of the FPGA front's knee, or of the first front's if there is no FPGA."""
+    """Generate and check the code of the FPGA front's knee, or of the first front's if there is no FPGA.
+
+    A design without a stage that a kernel can compute is a skipped check, not the end of a finished search.
+    """
     knees = [entry for entry in chosen if "knee" in entry.labels]
     if not knees:
         return []
     entry = next((entry for entry in knees if entry.device_class == "fpga"), knees[0])
     folder = out / entry.folder / HLS_FOLDER
-    Run(workloads[0], entry.design).generate(folder)
+    try:
+        Run(workloads[0], entry.design).generate(folder)
+    except InputError as error:
+        return [{"rung": "generate", "verdict": "skipped", "tool": "", "version": "", "reason": str(error)}]
     return [check.to_dict() for check in verify(folder)]
 
 

@@ -75,7 +75,7 @@ def copy_workloads(study: StudyFile, out: Path) -> tuple[str, ...]:
         fields = entry.model_dump(exclude_none=True, exclude={"weight"})
         fields["precision"] = entry.precision.stated()
         fields["name"] = entry.name or f"workload{position + 1}"
-        for key in ("model", "adapter"):
+        for key in ("model", "adapter", "attention"):
             if key in fields and (study.folder / fields[key]).exists():
                 fields[key] = _copied(study.folder, fields[key], out)
         file = out / WORKLOADS_FOLDER / f"{_file_name(fields['name'])}.yaml"

@@ -1,11 +1,13 @@
 """A workload from a cascade: one layer class, its sizes by rank, its weights as parameters."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast, get_args
 
 from tilewright.dataflow.cascade import load_cascade
 from tilewright.dataflow.errors import InputError, nearest
-from tilewright.dataflow.graph import LayerClass, Network
+from tilewright.dataflow.graph import Graph, LayerClass, Network
+from tilewright.dataflow.passes import rename_graph
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.run import Lowering, Parameter, Phase, Run
@@ -44,7 +46,7 @@ def load_cascade_workload(
     cascade = load_cascade(model)
     types = {role.value: precision.dtype(role) for role in Role}
     types[Role.STATE.value] = precision.accumulators
-    graph = cascade.bind(dims or {}, types, skip_masked=lowering == "hardware")
+    graph = _with_identifiers(cascade.bind(dims or {}, types, skip_masked=lowering == "hardware"))
     parameters = tuple(
         Parameter(tensor.name, graph.n_elements(tensor.name), tensor.dtype, tensor.role, trainable=True)
         for tensor in graph.tensors
@@ -52,3 +54,18 @@ def load_cascade_workload(
     )
     run = Run(cast(Phase, phase), 1, 1, 0, precision, cast(Lowering, lowering), "all")
     return cascade.name, run, (LayerClass(cascade.name, graph, 1),), parameters
+
+
+def _with_identifiers(graph: Graph) -> Graph:
+    """The graph with names that generated code can use: `A.exp` is `A_exp`, or with more of `_` if that is taken."""
+    names: dict[str, str] = {}
+    taken = {tensor.name for tensor in graph.tensors if "." not in tensor.name}
+    for tensor in graph.tensors:
+        name = tensor.name
+        while "." in tensor.name and (name := name.replace(".", "_")) in taken:
+            name += "_"
+        taken.add(name)
+        names[tensor.name] = name
+    renamed = rename_graph(graph, tensors=names)
+    operators = tuple(replace(operator, name=names[operator.name]) for operator in renamed.operators)
+    return replace(renamed, operators=operators)
