@@ -78,6 +78,7 @@ class ValidationSet(StrEnum):
     COUNTS = "counts"
     DRAM = "dram"
     ARRAYS = "arrays"
+    HARDWARE = "hardware"
     ALL = "all"
 
 
@@ -89,6 +90,7 @@ class Fidelity(StrEnum):
 class Level(StrEnum):
     LINT = "lint"
     CSIM = "csim"
+    RTL = "rtl"
     ALL = "all"
 
 
@@ -161,7 +163,9 @@ def simulate(
     recompute: Recompute = None,
     template: Annotated[str | None, typer.Option(help="family, default sequential")] = None,
     device: Annotated[str | None, typer.Option(help="device, default u280")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="parameter of the template, k=v")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="parameter of the template, k=v, or @FILE of calibrate")
+    ] = None,
     fidelity: Annotated[Fidelity, typer.Option(help="bound or tile")] = Fidelity.TILE,
     explain: Annotated[bool, typer.Option(help="what one more step of each parameter gains")] = False,
     trace: Annotated[Path | None, typer.Option(help="write a Chrome/Perfetto timeline here")] = None,
@@ -257,7 +261,7 @@ def generate(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="folder that `generate` wrote")],
-    level: Annotated[Level, typer.Option(help="lint, csim or all")] = Level.ALL,
+    level: Annotated[Level, typer.Option(help="lint, csim, rtl or all")] = Level.ALL,
     as_json: Json = False,
 ) -> None:
     """Check a generated project.
@@ -321,6 +325,25 @@ def validate(
 
     answer = validation.validate(what.value, points, out)
     _emit(answer, as_json, lambda: tables.rows("validation", validation.table_of(answer)))
+
+
+@app.command()
+def calibrate(
+    points: Annotated[Path, typer.Argument(help="a CSV of measurements")],
+    template: Annotated[str, typer.Option(help="gpu_like or systolic_ws")],
+    device: Annotated[str, typer.Option(help="the device that was measured")],
+    out: Annotated[Path, typer.Option(help="write the constants here, and a figure beside them")],
+    folds: Annotated[int, typer.Option(min=2, help="parts for cross-validation")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Fit the named constants of a template to measurements.
+
+    Example: tilewright calibrate mine.csv --template gpu_like --device a100_80gb --out a100.yaml
+    """
+    from tilewright import calibration_files, tables
+
+    answer = calibration_files.run(points, template, device, out, folds)
+    _emit(answer, as_json, lambda: tables.calibration(answer))
 
 
 @cascade_app.command("check")
