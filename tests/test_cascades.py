@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cascade_texts import SHIPPED_TEXTS
+from tilewright.api import Workload, load_workload, workload_of
 from tilewright.cli import run
+from tilewright.files import StudyFile, WorkloadFile
+from tilewright.studies import copy_workloads
 
 TEXT = "# A toy.\nranks m, n, t\nin X[m,t]\nout Y[m,n]\nsplit n -> n1, n0\nin W[n,t]\nY[m,n] = X * W\n"
 
@@ -71,3 +75,28 @@ def test_what_is_wrong_is_one_line(
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_a_study_keeps_the_texts_that_its_designs_need(tmp_path: Path) -> None:
+    (tmp_path / "mine.cascade").write_text(SHIPPED_TEXTS["sliding_window"], encoding="utf-8")
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "workloads:\n"
+        "  - {name: alone, model: mine.cascade, dims: {m: 32, w: 8}}\n"
+        "  - {name: inside, model: tiny-gpt2, seq: 16, attention: mine.cascade, dims: {w: 4}}\n"
+        "devices: [u280]\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    names = copy_workloads(StudyFile.load(study), out)
+    (tmp_path / "mine.cascade").unlink()
+    files = [out / name for name in names]
+    macs = [_macs(workload_of(WorkloadFile.load(file), file.parent)) for file in files]
+    assert macs[0] == 8 * (36 + 24 * 8) * 128  # pairs of a query and a key, heads of 64
+    full = load_workload("tiny-gpt2", seq=16)
+    windowed = load_workload("tiny-gpt2", seq=16, attention="sliding_window", dims={"w": 4})
+    assert macs[1] == _macs(windowed) < _macs(full)
+
+
+def _macs(workload: Workload) -> int:
+    return sum(layer.count * sum(map(layer.graph.macs, layer.graph.operators)) for layer in workload.network)
