@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
 
+from tilewright.sim.placement import Placement
+
 Stationarity = Literal["output", "weight", "input"]
 Arithmetic = Literal["mac", "packed_mac", "ternary_add", "shift_add", "lookup", "analog"]
 Discipline = Literal["systolic", "preloaded", "thread_blocks", "multicast"]
@@ -102,13 +104,15 @@ class MemoryRate:
 class Dram:
     """`channels` channels of the memory configuration `config` (a name that `sim.memory` knows).
 
-    With `rate` they are served at that rate, and `config` only names the standard.
+    With `rate` they are served at that rate, and `config` only names the standard. `placement` says which
+    channels hold what (None: every tensor over all of them).
     """
 
     name: str
     config: str
     channels: int
     rate: MemoryRate | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)

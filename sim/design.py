@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tilewright.sim.placement import Placement
 from tilewright.sim.space import Value
 
 
@@ -14,3 +15,4 @@ class Design:
     device: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
     objective: str = "latency"  # of the mapper: latency, energy or edp
+    placement: Placement | None = None  # in place of what the template would choose

@@ -118,19 +118,21 @@ def finish_ns(config_name: str, requesters: Sequence[Requester], n_bytes: Sequen
     return tuple(found)
 
 
-def slowdown(config_name: str, requesters: Sequence[Requester]) -> float:
+def slowdown(config_name: str, requesters: Sequence[Requester], n_intervals: int = N_INTERVALS) -> float:
     """How much longer the requesters take together than one after another; 1 where they do not mind each other.
 
     Taking turns, a requester has its own rate for as much of the time as it needs; together they have the
     steady rates of the mix. Below 1 where one fills the gaps of another.
     """
-    together = steady_mix(config_name, tuple(requesters)).gb_per_s
-    alone = [steady_mix(config_name, (one,)).gb_per_s[0] for one in requesters]
+    together = steady_mix(config_name, tuple(requesters), n_intervals).gb_per_s
+    alone = [steady_mix(config_name, (one,), n_intervals).gb_per_s[0] for one in requesters]
     return 1 / sum(rate / own for rate, own in zip(together, alone, strict=True))
 
 
 @cache
-def steady_mix(config_name: str, requesters: tuple[Requester, ...]) -> SteadyMix:
+def steady_mix(
+    config_name: str, requesters: tuple[Requester, ...], n_intervals: int = N_INTERVALS
+) -> SteadyMix:
     """The steady state of requesters in company, who take turns in their order; simulated once in a process.
 
     Raises InputError for an unknown memory, no or too many requesters, a transfer that exceeds its region.
@@ -138,12 +140,12 @@ def steady_mix(config_name: str, requesters: tuple[Requester, ...]) -> SteadyMix
     config = DramConfig.named(config_name)
     _check(config, requesters)
     ticks = (config.refresh_interval_cycles or 4096) * config.ticks_per_cycle
-    most = ticks * N_INTERVALS * config.n_data_buses // (config.burst_cycles * config.ticks_per_cycle)
+    most = ticks * n_intervals * config.n_data_buses // (config.burst_cycles * config.ticks_per_cycle)
     count = most if len(requesters) == 1 else -(-2 * most // len(requesters))
-    run = _run(config, requesters, [count] * len(requesters), ticks * N_INTERVALS, _SEED)
+    run = _run(config, requesters, [count] * len(requesters), ticks * n_intervals, _SEED)
     if any(done.size == count for done in run.done_ns):  # one of them got more than its part
-        run = _run(config, requesters, [most] * len(requesters), ticks * N_INTERVALS, _SEED)
-    begin_ns, end_ns = (n * ticks * _tick_ns(config) for n in (1, N_INTERVALS))
+        run = _run(config, requesters, [most] * len(requesters), ticks * n_intervals, _SEED)
+    begin_ns, end_ns = (n * ticks * _tick_ns(config) for n in (1, n_intervals))
     moved = [int(((done > begin_ns) & (done <= end_ns)).sum()) for done in run.done_ns]
     scale = config.transaction_bytes * config.organisation.channels / (end_ns - begin_ns)
     n_done = sum(done.size for done in run.done_ns)

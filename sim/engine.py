@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilewright.dataflow.errors import InputError
-from tilewright.dataflow.program import Program
+from tilewright.dataflow.program import Program, Transfer
 from tilewright.sim import engine_image as at
 from tilewright.sim.architecture import Architecture, Dma, Dram
 from tilewright.sim.engine_image import IntArray
 from tilewright.sim.engine_layout import EngineError, Layout, levels_of
 from tilewright.sim.engine_leaf import FixedBandwidth, LeafPricer, MemoryService
 from tilewright.sim.engine_steady import simulate
+from tilewright.sim.placed_memory import Place, PlacedMemory
 from tilewright.sim.report import Extrapolation
 
 #: Words of the log of turns, which is kept for triangular programs only.
 _LOG_WORDS = 1 << 15
+_NO_COMPANY = np.empty((0, 2), dtype=np.int64)
 
 __all__ = [
     "EngineError",
@@ -40,7 +42,8 @@ class Tasks:
 
     `resources` are component names with their capacity (channels of a DMA), `resource_of` the index of every
     nest's. `dram` is "" where the program has no transfers. `nests`, `buffers` and `loops` are positions of
-    records, `groups` those of the ports that see the same tiles.
+    records, `groups` those of the ports that see the same tiles. `places`: where every nest's tensor lies, None
+    for computations and in a memory without places.
     """
 
     program: Program
@@ -55,6 +58,8 @@ class Tasks:
     loop_nests: tuple[int, ...]
     level_names: tuple[tuple[str, ...], ...]
     groups: tuple[tuple[int, ...], ...]
+    memory: MemoryService
+    places: tuple[Place | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ def compile_program(program: Program, architecture: Architecture, memory: Memory
     return Tasks(
         program,
         architecture,
-        layout.image(memory.latency_cycles),
+        layout.image(memory.latency_cycles, len(memory.groups) if isinstance(memory, PlacedMemory) else 1),
         tuple(resources.items()),
         resource_of,
         _dram_name(architecture) if transfers else "",
@@ -143,6 +148,8 @@ def compile_program(program: Program, architecture: Architecture, memory: Memory
         tuple(layout.loop_nests),
         tuple(layout.level_names),
         tuple(tuple(group) for group in layout.groups),
+        memory,
+        tuple(pricer.place(nest.leaf) if isinstance(nest.leaf, Transfer) else None for nest in program.nests),
     )
 
 
@@ -167,12 +174,18 @@ def simulated(tasks: Tasks, fast_forward: bool, n_traced: int = 0) -> tuple[IntA
 
     Raises EngineError as `run` does.
     """
-    image = tasks.image.copy()
-    n_words = int(image[at.N_ROWS] * image[at.ROW_WORDS]) if fast_forward else 0
+    n_words = int(tasks.image[at.N_ROWS] * tasks.image[at.ROW_WORDS]) if fast_forward else 0
     saved = np.empty(n_words, dtype=np.int64)
-    log = np.empty(_LOG_WORDS if image[at.HAS_LIMITS] else 0, dtype=np.int64)
+    log = np.empty(_LOG_WORDS if tasks.image[at.HAS_LIMITS] else 0, dtype=np.int64)
     trace = np.zeros((n_traced, 3), dtype=np.int64)
-    simulate(image, saved, log, trace)
+    slowdowns = tasks.memory.slowdowns if isinstance(tasks.memory, PlacedMemory) else None
+    while True:
+        image = tasks.image.copy()
+        simulate(image, saved, log, trace, _NO_COMPANY if slowdowns is None else slowdowns.table)
+        if slowdowns is None or not (n_missing := image[at.N_MISSING]):
+            break
+        missing = image[at.MISSING_LIST]
+        slowdowns.learn(image[missing : missing + n_missing].tolist())
     if image[at.N_DONE] < tasks.nests.size:
         raise EngineError(_deadlock(tasks, image))
     _check_leftovers(tasks, image)
@@ -243,8 +256,7 @@ def _timing(tasks: Tasks, image: IntArray, extrapolated: tuple[Extrapolation, ..
     for nest_time, resource in zip(nests, tasks.resource_of, strict=True):
         busy[names[resource]] += nest_time.busy_cycles
     if tasks.dram:
-        busy[tasks.dram] = sum(nest_time.dram_cycles for nest_time in nests)
-        capacity[tasks.dram] = 1
+        busy[tasks.dram], capacity[tasks.dram] = _dram_busy(tasks, nests)
     return Timing(
         latency_cycles=max((nest_time.end_cycle for nest_time in nests), default=0),
         nests=nests,
@@ -254,6 +266,19 @@ def _timing(tasks: Tasks, image: IntArray, extrapolated: tuple[Extrapolation, ..
         n_simulated=int(image[at.N_ENDED]),
         extrapolated=extrapolated,
     )
+
+
+def _dram_busy(tasks: Tasks, nests: tuple[NestTime, ...]) -> tuple[int, int]:
+    """Busy cycles of the memory and what they are of 1: its channels where a placement keeps some apart."""
+    memory = tasks.memory
+    if not isinstance(memory, PlacedMemory) or len(memory.groups) == 1:
+        return sum(time.dram_cycles for time in nests), 1
+    busy = [
+        time.dram_cycles * len(place.channels)
+        for time, place in zip(nests, tasks.places, strict=True)
+        if place
+    ]
+    return sum(busy), memory.n_channels
 
 
 def _stage_times(
@@ -267,11 +292,15 @@ def _stage_times(
         if not own:
             continue
         work: dict[str, float] = {}
+        on_group = [0] * at.MAX_GROUPS
         for i in own:
             name = tasks.resources[tasks.resource_of[i]][0]
             work[name] = work.get(name, 0) + nests[i].work_cycles / capacity[name]
             if nests[i].dram_cycles:
-                work[tasks.dram] = work.get(tasks.dram, 0) + nests[i].dram_cycles
+                place = tasks.places[i]
+                for group in range(at.MAX_GROUPS):
+                    on_group[group] += nests[i].dram_cycles * ((place.groups if place else 1) >> group & 1)
+                work[tasks.dram] = max(on_group)
         found.append(
             StageTime(
                 stage.name,

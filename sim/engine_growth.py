@@ -259,7 +259,8 @@ def _skip_growing(image: IntArray, saved: IntArray, first: int, second: int, n_p
     now = _grown(image[at.NOW], saved[second + at.ROW_NOW], saved[first + at.ROW_NOW], n_periods)
     cycles = now - image[at.NOW]
     image[at.NOW] = now
-    image[at.DRAM_FREE] += cycles
+    for g in range(image[at.N_GROUPS]):
+        image[image[at.GROUPS] + g * at.GROUP_WORDS + at.GROUP_FREE] += cycles
     word = at.ROW_BODY
     for i in range(image[at.N_ACTIVE]):
         nest = image[image[at.ACTIVE_LIST] + i]
@@ -270,6 +271,7 @@ def _skip_growing(image: IntArray, saved: IntArray, first: int, second: int, n_p
                 cut_loops(image, nest)
             if image[nest + at.STATUS] >= at.QUEUED:
                 image[nest + at.CYCLE] += cycles
+                image[nest + at.SERVED] += cycles
         for field in range(at.BUSY, at.SAVED_WORDS):
             image[nest + field] = _grown(image[nest + field], saved[b + field], saved[a + field], n_periods)
         skipped = at.SAVED_WORDS + image[nest + at.N_LOOPS]

@@ -22,7 +22,7 @@ DONE = 4
 
 # The head of the image. A list is a position; its length is the count named beside it.
 NOW = 0
-DRAM_FREE = 1  # first cycle at which the DRAM can serve another transfer
+GROUPS = 1  # list of the memory's groups of channels
 DRAM_LATENCY = 2
 N_NESTS = 3
 NESTS = 4  # list of all nests, in program order
@@ -46,7 +46,19 @@ N_LOGGED = 21  # words in the log of turns and skips
 LOG_EPOCH = 22  # how often the log was emptied
 FROZEN = 23  # of the last comparison: something stood still in time
 GROWS = 24  # of the last comparison: only the cuts of limited loops differ
-HEAD_WORDS = 25
+N_GROUPS = 25
+MISSING_LIST = 26  # keys of companies of transfers whose slowdown is not known
+N_MISSING = 27
+HEAD_WORDS = 28
+
+#: Groups of channels that a memory may have, and companies that are noted as not known in one run.
+MAX_GROUPS = 8
+MAX_MISSING = 64
+
+# A group of channels. Of the work that waits in it, PLAIN cycles were not charged for company.
+GROUP_FREE = 0  # first cycle at which it can serve another transfer
+PLAIN = 1
+GROUP_WORDS = 2
 
 # A resource.
 FREE = 0
@@ -64,36 +76,40 @@ BUFFER_WORDS = 5
 # A leaf of one shape.
 LEAF_OWN = 0  # cycles on the resource when nothing else competes
 LEAF_SERVICE = 1  # cycles on the DRAM, 0 for computations
-LEAF_WORDS = 2
+LEAF_TRAFFIC = 2  # class of the transfer (`sim.engine_company`)
+LEAF_WORDS = 3
 
-# A nest. The first five words change with time and are part of a saved state.
+# A nest. The first seven words change with time and are part of a saved state; from BUSY on they count up.
 STATUS = 0
 CYCLE = 1  # ready (queued) or end (running)
-BUSY = 2  # cycles on its resource
-OWN = 3  # the same without waiting for the DRAM
-SERVICE = 4  # cycles on the DRAM
-SAVED_WORDS = 5
-CARRY = 5  # loops that turned over for the current leaf: those behind this level, -1 at the start
-WAIT_PORT = 6
-N_WAITS = 7  # nests that it still waits for
-START = 8
-END = 9
-RESOURCE = 10
-SETUP = 11  # cycles from the grant of a transfer to its request at the DRAM
-LEAVES = 12
-N_LOOPS = 13
-LOOPS = 14
-HAS_CUTS = 15
-N_PORTS = 16
-PORTS = 17
-N_SUCCESSORS = 18
-SUCCESSORS = 19
-MOVED_LOOP = 20  # of the last comparison: the loop that moved on, and by how many iterations (0: none)
-MOVED_BY = 21
-GROW_LOOP = 22  # the limited loop that gets longer with every period, and by how many iterations
-GROW_BY = 23
-SHIFT = 24  # how far its position is ahead of the period before
-NEST_WORDS = 25
+SERVED = 2  # of a running transfer: when the DRAM has served it
+TRAFFIC = 3  # and its class
+BUSY = 4  # cycles on its resource
+OWN = 5  # the same without waiting for the DRAM
+SERVICE = 6  # cycles on the DRAM
+SAVED_WORDS = 7
+CARRY = 7  # loops that turned over for the current leaf: those behind this level, -1 at the start
+WAIT_PORT = 8
+N_WAITS = 9  # nests that it still waits for
+START = 10
+END = 11
+RESOURCE = 12
+SETUP = 13  # cycles from the grant of a transfer to its request at the DRAM
+LEAVES = 14
+N_LOOPS = 15
+LOOPS = 16
+HAS_CUTS = 17
+N_PORTS = 18
+PORTS = 19
+N_SUCCESSORS = 20
+SUCCESSORS = 21
+MOVED_LOOP = 22  # of the last comparison: the loop that moved on, and by how many iterations (0: none)
+MOVED_BY = 23
+GROW_LOOP = 24  # the limited loop that gets longer with every period, and by how many iterations
+GROW_BY = 25
+SHIFT = 26  # how far its position is ahead of the period before
+HELD = 27  # groups of channels that its transfers lie on, a bit each
+NEST_WORDS = 28
 
 # A loop level of a nest.
 ODOMETER = 0
@@ -129,13 +145,14 @@ GROUP = 5  # list of the readers that see the same tiles; -1 for a writer
 N_GROUP = 6
 PORT_WORDS = 7
 
-# A saved state: the clock, then for every active nest its first words, its odometer and two counts per port.
+# A saved state: the clock, the groups of channels, then for every active nest its first words, its odometer and
+# two counts per port.
 ROW_NOW = 0
 ROW_EPOCH = 1
-ROW_DRAM = 2
-ROW_LOGGED = 3
-ROW_LOG_EPOCH = 4
-ROW_BODY = 5
+ROW_LOGGED = 2
+ROW_LOG_EPOCH = 3
+ROW_GROUPS = 4
+ROW_BODY = ROW_GROUPS + MAX_GROUPS * GROUP_WORDS
 
 
 class ImageBuilder:

@@ -7,6 +7,7 @@ Every leaf lasts at least a cycle, so the order of the endings within an instant
 
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import engine_image as at
+from tilewright.sim.engine_company import serve
 from tilewright.sim.engine_image import IntArray
 
 
@@ -197,15 +198,15 @@ def _leaf(image: IntArray, nest: int) -> int:
 
 
 @kernel
-def _run_leaf(image: IntArray, nest: int, trace: IntArray) -> None:
+def _run_leaf(image: IntArray, nest: int, trace: IntArray, mixes: IntArray) -> None:
     """Give the nest its resource and fix the end of the leaf."""
     now = image[at.NOW]
     leaf = _leaf(image, nest)
     own, service = image[leaf + at.LEAF_OWN], image[leaf + at.LEAF_SERVICE]
     end = now + own
     if service > 0:
-        image[at.DRAM_FREE] = max(image[at.DRAM_FREE], now + image[nest + at.SETUP]) + service
-        end = max(end, image[at.DRAM_FREE] + image[at.DRAM_LATENCY])
+        service = serve(image, nest, image[leaf + at.LEAF_TRAFFIC], service, mixes)
+        end = max(end, image[nest + at.SERVED] + image[at.DRAM_LATENCY])
     image[image[nest + at.RESOURCE] + at.FREE] -= 1
     image[nest + at.STATUS] = at.RUNNING
     image[nest + at.CYCLE] = end
@@ -225,7 +226,7 @@ def _run_leaf(image: IntArray, nest: int, trace: IntArray) -> None:
 
 
 @kernel
-def grant(image: IntArray, trace: IntArray) -> None:
+def grant(image: IntArray, trace: IntArray, mixes: IntArray) -> None:
     """Give free resources to queued leaves, the longest waiting first, ties by program order."""
     queued = image[at.QUEUED_LIST]
     while True:
@@ -245,7 +246,7 @@ def grant(image: IntArray, trace: IntArray) -> None:
         nest = image[best]
         image[at.N_QUEUED] -= 1
         image[best] = image[queued + image[at.N_QUEUED]]
-        _run_leaf(image, nest, trace)
+        _run_leaf(image, nest, trace, mixes)
 
 
 @kernel
@@ -270,10 +271,10 @@ def end_leaves(image: IntArray) -> None:
 
 
 @kernel
-def begin(image: IntArray, trace: IntArray) -> None:
+def begin(image: IntArray, trace: IntArray, mixes: IntArray) -> None:
     """Start the nests that wait for no other one, at cycle 0."""
     for i in range(image[at.N_NESTS]):
         nest = image[image[at.NESTS] + i]
         if image[nest + at.N_WAITS] == 0:
             _start(image, nest)
-    grant(image, trace)
+    grant(image, trace, mixes)

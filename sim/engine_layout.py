@@ -134,7 +134,8 @@ class Layout:
         words[at.WAIT_PORT] = words[at.CARRY] = -1
         words[at.RESOURCE] = self._resources[resource]
         words[at.SETUP] = costs[0].setup_cycles
-        leaves = [value for cost in costs for value in (cost.own_cycles, cost.service_cycles)]
+        words[at.HELD] = costs[0].groups
+        leaves = [value for cost in costs for value in (cost.own_cycles, cost.service_cycles, cost.traffic)]
         words[at.LEAVES] = builder.record(leaves)
         words[at.N_LOOPS], words[at.N_PORTS] = len(levels), len(nest.reads) + len(nest.writes)
         words[at.HAS_CUTS] = int(any(level.limited for level in levels))
@@ -210,7 +211,7 @@ class Layout:
         self.ports.append(position)
         self._ports_of_buffer[index].append(position)
 
-    def image(self, dram_latency_cycles: int) -> IntArray:
+    def image(self, dram_latency_cycles: int, n_groups: int = 1) -> IntArray:
         """The image before cycle 0, all nests added."""
         builder = self.builder
         successors: list[list[int]] = [[] for _ in self.nests]
@@ -228,6 +229,9 @@ class Layout:
                 builder.put(port + at.GROUP, members)
                 builder.put(port + at.N_GROUP, len(group))
         self._put_head(dram_latency_cycles)
+        builder.put(at.N_GROUPS, n_groups)
+        builder.put(at.GROUPS, builder.reserve(n_groups * at.GROUP_WORDS))
+        builder.put(at.MISSING_LIST, builder.reserve(at.MAX_MISSING))
         return builder.image()
 
     def _put_list(self, count_at: int, list_at: int, row: Sequence[int]) -> None:

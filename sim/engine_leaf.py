@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, prod
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from tilewright.sim.architecture import (
     VectorUnit,
 )
 from tilewright.sim.continuation import continuations, reduced_ranks
+from tilewright.sim.placed_memory import Place, PlacedMemory
+from tilewright.sim.traffic import traffic_class
 
 
 class MemoryService(Protocol):
@@ -45,12 +48,15 @@ class FixedBandwidth:
 class LeafCost:
     """`own_cycles` on the nest's resource when nothing competes, `service_cycles` of them on the DRAM.
 
-    A transfer reaches the DRAM `setup_cycles` after it was given its channel. Computations have no service.
+    A transfer reaches the DRAM `setup_cycles` after it was given its channel, lies on `groups` of the memory's
+    channels (a bit each) and is of a class of `traffic`. Computations have no service.
     """
 
     own_cycles: int
     service_cycles: int = 0
     setup_cycles: int = 0
+    groups: int = 1
+    traffic: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,9 +147,13 @@ class LeafPricer:
             stream = ceil(leaf.pace.channel_cycles * share)
             service = max(1, ceil(leaf.pace.memory_cycles * share))
             own = dma.setup_cycles + self.memory.latency_cycles + stream
-            return LeafCost(own, service, dma.setup_cycles)
+            return LeafCost(own, service, dma.setup_cycles, *self._lane(leaf, 1))
         n_bytes = -(-prod(tile.values()) * leaf.element_bits // 8)
         run_bytes = -(-_run_elements(leaf, tile) * leaf.element_bits // 8)
+        service_of, random = self.memory.service_cycles, leaf.random
+        if place := self.place(leaf):
+            run_bytes = place.run_bytes(run_bytes)
+            service_of, random = place.service.service_cycles, leaf.random or place.page_bytes > 0
         n_bursts = -(-n_bytes // run_bytes) * -(-run_bytes // dma.burst_bytes)
         n_windows = -(-n_bursts // dma.max_outstanding)
         traffic = [(port, _touched(port, tile)) for port in (*nest.reads, *nest.writes)]
@@ -153,10 +163,30 @@ class LeafPricer:
             (n_windows - 1) * latency_cycles,
             self._port_cycles(nest, traffic),
         )
-        service_cycles = self.memory.service_cycles(
-            n_bytes, run_bytes, leaf.direction is Direction.STORE, leaf.random
-        )
-        return LeafCost(dma.setup_cycles + latency_cycles + stream_cycles, service_cycles, dma.setup_cycles)
+        service_cycles = service_of(n_bytes, run_bytes, leaf.direction is Direction.STORE, random)
+        own_cycles = dma.setup_cycles + latency_cycles + stream_cycles
+        return LeafCost(own_cycles, service_cycles, dma.setup_cycles, *self._lane(leaf, run_bytes))
+
+    def place(self, leaf: Transfer) -> Place | None:
+        """Where the tensor of a transfer lies; None in a memory that knows no places."""
+        if not isinstance(self.memory, PlacedMemory):
+            return None
+        tensor = self.program.tensor_by_name[leaf.tensor]
+        return self.memory.place_of(tensor, leaf.tensor in self._gathered)
+
+    @cached_property
+    def _gathered(self) -> frozenset[str]:
+        """Tensors whose rows the data picks."""
+        leaves = [nest.leaf for nest in self.program.nests]
+        return frozenset(leaf.tensor for leaf in leaves if isinstance(leaf, Transfer) and leaf.random)
+
+    def _lane(self, leaf: Transfer, run_bytes: int) -> tuple[int, int]:
+        """Groups of channels and class of traffic of a transfer."""
+        place = self.place(leaf)
+        if place is None:
+            return 1, 0
+        random = leaf.random or place.page_bytes > 0
+        return place.groups, traffic_class(run_bytes, leaf.direction is Direction.STORE, random)
 
     def _port_cycles(self, nest: Nest, traffic: list[tuple[Port, int]]) -> int:
         """Cycles to move `traffic` (port, elements) through the ports of the memories behind the buffers."""

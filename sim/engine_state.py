@@ -2,6 +2,7 @@
 
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import engine_image as at
+from tilewright.sim.engine_company import groups_alike, save_groups, served_alike
 from tilewright.sim.engine_image import IntArray
 from tilewright.sim.engine_kernel import group_freed, trips_at
 
@@ -17,9 +18,9 @@ def save(image: IntArray, saved: IntArray, row: int) -> None:
     """Write the present state to `row`."""
     saved[row + at.ROW_NOW] = image[at.NOW]
     saved[row + at.ROW_EPOCH] = image[at.EPOCH]
-    saved[row + at.ROW_DRAM] = image[at.DRAM_FREE]
     saved[row + at.ROW_LOGGED] = image[at.N_LOGGED]
     saved[row + at.ROW_LOG_EPOCH] = image[at.LOG_EPOCH]
+    save_groups(image, saved, row)
     word = row + at.ROW_BODY
     for i in range(image[at.N_ACTIVE]):
         nest = image[image[at.ACTIVE_LIST] + i]
@@ -129,7 +130,7 @@ def _last_alike(image: IntArray, nest: int, loop: int, then: int) -> int:
 
 
 @kernel
-def _nest_periods(image: IntArray, saved: IntArray, word: int, nest: int, period: int) -> int:
+def _nest_periods(image: IntArray, saved: IntArray, row: int, word: int, nest: int, period: int) -> int:
     """Periods for which one nest goes on as since the saved state, MISMATCH if it is not alike.
 
     A nest that stood in one leaf all the time allows the periods that end before the leaf. If it stood in the
@@ -145,6 +146,8 @@ def _nest_periods(image: IntArray, saved: IntArray, word: int, nest: int, period
         return MISMATCH
     image[nest + at.MOVED_LOOP] = loop
     image[nest + at.MOVED_BY] = 0
+    if status == at.RUNNING and not served_alike(image, saved, row, word, nest, loop < 0):
+        return MISMATCH
     if loop < 0:
         if status >= at.QUEUED:
             image[at.FROZEN] = 1
@@ -172,15 +175,13 @@ def compare(image: IntArray, saved: IntArray, row: int) -> int:
     now, then = image[at.NOW], saved[row + at.ROW_NOW]
     image[at.FROZEN] = 0
     image[at.GROWS] = 0
-    if max(0, image[at.DRAM_FREE] - now) != max(0, saved[row + at.ROW_DRAM] - then):
-        if image[at.DRAM_FREE] != saved[row + at.ROW_DRAM]:
-            return MISMATCH
-        image[at.FROZEN] = 1
+    if not groups_alike(image, saved, row, then):
+        return MISMATCH
     n_periods = UNBOUNDED
     word = row + at.ROW_BODY
     for i in range(image[at.N_ACTIVE]):
         nest = image[image[at.ACTIVE_LIST] + i]
-        n_periods = min(n_periods, _nest_periods(image, saved, word, nest, now - then))
+        n_periods = min(n_periods, _nest_periods(image, saved, row, word, nest, now - then))
         if n_periods <= 0:
             return MISMATCH
         word += at.SAVED_WORDS + image[nest + at.N_LOOPS] + 2 * image[nest + at.N_PORTS]

@@ -13,6 +13,7 @@ Where only the cuts of triangular loops differ, `sim.engine_growth` takes over.
 
 from tilewright.dataflow.kernel import kernel
 from tilewright.sim import engine_image as at
+from tilewright.sim.engine_company import shift_groups
 from tilewright.sim.engine_growth import follow, follow_on, log_skip, log_turn, note, start_following
 from tilewright.sim.engine_image import IntArray
 from tilewright.sim.engine_kernel import begin, end_leaves, grant
@@ -24,8 +25,7 @@ def _skip(image: IntArray, saved: IntArray, row: int, n_periods: int) -> None:
     """Move the state on by whole periods of what happened since `row` was saved."""
     now, then = image[at.NOW], saved[row + at.ROW_NOW]
     cycles = n_periods * (now - then)
-    if max(0, image[at.DRAM_FREE] - now) == max(0, saved[row + at.ROW_DRAM] - then):
-        image[at.DRAM_FREE] += cycles
+    shift_groups(image, saved, row, cycles)
     image[at.NOW] += cycles
     word = row + at.ROW_BODY
     for i in range(image[at.N_ACTIVE]):
@@ -34,6 +34,7 @@ def _skip(image: IntArray, saved: IntArray, row: int, n_periods: int) -> None:
             image[image[nest + at.MOVED_LOOP] + at.ODOMETER] += n_periods * image[nest + at.MOVED_BY]
             if image[nest + at.STATUS] >= at.QUEUED:
                 image[nest + at.CYCLE] += cycles
+                image[nest + at.SERVED] += cycles
         for field in range(at.BUSY, at.SAVED_WORDS):
             image[nest + field] += n_periods * (image[nest + field] - saved[word + field])
         word += at.SAVED_WORDS + image[nest + at.N_LOOPS]
@@ -123,15 +124,16 @@ def _look_at_turns(image: IntArray, saved: IntArray, log: IntArray) -> None:
 
 
 @kernel
-def simulate(image: IntArray, saved: IntArray, log: IntArray, trace: IntArray) -> None:
+def simulate(image: IntArray, saved: IntArray, log: IntArray, trace: IntArray, mixes: IntArray) -> None:
     """Run all nests from cycle 0 until nothing runs any more: all are done, or none can proceed.
 
     `saved` is the memory of the rows in `image`'s row list; without it nothing is skipped. `log` is room for
-    the turns of triangular programs. `trace` takes nest, first and last cycle of the first leaves.
+    the turns of triangular programs. `trace` takes nest, first and last cycle of the first leaves. `mixes`:
+    (n, 2) companies of transfers, ascending, and their slowdowns; without any row company costs nothing.
     """
-    begin(image, trace)
+    begin(image, trace, mixes)
     while image[at.N_RUNNING] > 0:
         end_leaves(image)
-        grant(image, trace)
+        grant(image, trace, mixes)
         if saved.size > 0:
             _look_at_turns(image, saved, log)

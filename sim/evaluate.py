@@ -16,10 +16,12 @@ from tilewright.sim.bound import Bound, design_bound
 from tilewright.sim.capacity import check_capacity, memory_note
 from tilewright.sim.design import Design
 from tilewright.sim.device import Device, device_named
-from tilewright.sim.energy import nest_pj, price
-from tilewright.sim.engine import EngineError, Timing, compile_program, run
+from tilewright.sim.energy import nest_pj, price, price_book
+from tilewright.sim.engine import EngineError, Tasks, Timing, compile_program, run
 from tilewright.sim.mapper_machine import machine_of
 from tilewright.sim.mapping import OBJECTIVES
+from tilewright.sim.memory_report import LayerTraffic, MemoryReport, memory_report
+from tilewright.sim.placed_residents import check_placed, with_placement
 from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
 from tilewright.sim.technology import resolve_table, tables_used
@@ -40,6 +42,7 @@ class LayerRun:
     program: Program
     timing: Timing
     counts: ActionCounts
+    tasks: Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,11 @@ def evaluate(
     lowering: str = "hardware",
     tokens: int = 0,
     table: str = "default",
+    memory_detail: bool = False,
 ) -> Report:
     """The report of `network` on `design`; `fidelity` is "tile" (simulated) or "bound" (closed form).
 
+    `memory_detail` asks for `Report.memory` (tile only), which costs another simulation of every layer.
     `workload`, `lowering` and `tokens` are only noted. `table` names the energy table, "default" the
     device's. Raises InputError for an unknown name, a design that cannot be built, does not fit on the
     device, or whose buffers hold no tile of an operator (MappingError).
@@ -77,10 +82,10 @@ def evaluate(
     template = _template(design.template)
     check_device(template, device)
     parameters = template.space(device).complete(design.parameters)
-    architecture = template.build(parameters, device)
+    architecture = with_placement(template.build(parameters, device), design.placement)
     report = evaluate_architecture(
         network, architecture, template=design.template, objective=design.objective, fidelity=fidelity,
-        workload=workload, lowering=lowering, tokens=tokens, table=table,
+        workload=workload, lowering=lowering, tokens=tokens, table=table, memory_detail=memory_detail,
     )  # fmt: skip
     return replace(report, parameters=tuple(parameters.items()))
 
@@ -96,6 +101,7 @@ def evaluate_architecture(
     lowering: str = "hardware",
     tokens: int = 0,
     table: str = "default",
+    memory_detail: bool = False,
 ) -> Report:
     """The same for a declared architecture, scheduled by the policy of `template`."""
     for name, value, known in (("fidelity", fidelity, FIDELITIES), ("objective", objective, OBJECTIVES)):
@@ -106,6 +112,8 @@ def evaluate_architecture(
     area = area_of(architecture, device)
     check_fits(area, device)
     check_capacity(network, device)
+    for dram in architecture.of_kind(Dram):
+        check_placed(network, dram)
     bound = design_bound(network, architecture, device, energy_table)
     machine = machine_of(architecture)
     base = Report(
@@ -140,7 +148,24 @@ def evaluate_architecture(
         (layer, layer_result(layer.graph, architecture, device, template, objective, energy_table))
         for layer in network
     ]
-    return _with_layers(base, layers)
+    report = _with_layers(base, layers)
+    if not memory_detail:
+        return report
+    return replace(
+        report, memory=_memory_report(network, architecture, device, template, objective, energy_table)
+    )
+
+
+def _memory_report(
+    network: Network, architecture: Architecture, device: Device, template: str, objective: str, table: str
+) -> MemoryReport | None:
+    """By tensor and channel, from a run of every layer class."""
+    layers = []
+    for layer in network:
+        run = run_layer(layer.graph, architecture, template, objective)
+        layers.append(LayerTraffic(layer.name, layer.count, run.tasks, run.timing, run.counts))
+    book = price_book(architecture, device, table)
+    return memory_report(layers, book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit)
 
 
 def run_layer(
@@ -155,10 +180,11 @@ def run_layer(
     memory = memory_of(dram, architecture.clock_mhz)
     try:
         program = scheduler.schedule(graph, architecture, objective)
-        timing = run(compile_program(program, architecture, memory))
+        tasks = compile_program(program, architecture, memory)
+        timing = run(tasks)
     except (EngineError, ProgramError) as error:
         raise InputError(f"template {template!r}: layer {graph.name!r} cannot be run: {error}") from error
-    return LayerRun(program, timing, count_actions(program, architecture))
+    return LayerRun(program, timing, count_actions(program, architecture), tasks)
 
 
 @lru_cache(maxsize=1024)

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Protocol
 
 from tilewright.sim.architecture import Dram
-from tilewright.sim.memory import service_table
+from tilewright.sim.placed_memory import placed_memory
 
 
 class Memory(Protocol):
@@ -35,5 +35,5 @@ class RatedMemory:
 def memory_of(dram: Dram, clock_mhz: float) -> Memory:
     """The memory behind a component: the rate that it states, else the banks of its configuration."""
     if dram.rate is None:
-        return service_table(dram.config, dram.channels, clock_mhz)
+        return placed_memory(dram.config, dram.channels, clock_mhz, dram.placement)
     return RatedMemory(dram.rate.bytes_per_cycle, dram.rate.latency_cycles, dram.rate.efficiency)

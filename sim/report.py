@@ -8,6 +8,8 @@ from tilewright.sim.version import model_version
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tilewright.sim.memory_report import MemoryReport
+
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
@@ -117,6 +119,7 @@ class Report:
     tables: tuple[str, ...] = ()  # names of the energy and area tables used
     provenance: tuple[tuple[str, str], ...] = field(default=())
     model_version: str = field(default_factory=model_version)
+    memory: "MemoryReport | None" = None  # by tensor and channel, where it was asked for
 
     @property
     def latency_ms(self) -> float:
@@ -161,7 +164,7 @@ class Report:
             "tables": list(self.tables),
             "model_version": self.model_version,
             "provenance": dict(self.provenance),
-        }
+        } | ({} if self.memory is None else {"memory": self.memory.to_dict()})
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per operator and layer class, the columns of `OperatorReport`."""

@@ -14,6 +14,7 @@ from tilewright.sim.architecture import (
     VectorUnit,
 )
 from tilewright.sim.device import Device
+from tilewright.sim.placement import POLICIES, policy_placement
 from tilewright.sim.space import Parameter, Space, Value
 
 #: Operand bits and arithmetic by the value of `precision`; packed: two int8 products per DSP slice.
@@ -81,7 +82,19 @@ def space_of(device: Device) -> Space:
             Parameter("fusion", (False, True), True, "maps and low-rank paths ride on the products"),
             Parameter("attention", ("three_pass", "one_pass"), "one_pass", "softmax, if fused", False),
             Parameter("clock_mhz", _clocks(device), device.default_clock_mhz, "clock of the whole chip"),
+            *_placements(device),
         )
+    )
+
+
+def _placements(device: Device) -> tuple[Parameter, ...]:
+    """Which channels hold what, where there is more than one."""
+    if device.memory_channels == 1:
+        return ()
+    return (
+        Parameter(
+            "placement", tuple(POLICIES), "interleaved", "channels that hold weights, caches, the rest", False
+        ),
     )
 
 
@@ -114,10 +127,11 @@ def build_sequential(parameters: Mapping[str, Value], device: Device) -> Archite
         port_bits = _PORT_BITS[device.device_class]
         components.append(BufferMemory(name, capacity_bytes, size["banks"], port_bits, kind))
     width = size["dma_bytes_per_cycle"]
+    placement = policy_placement(str(chosen.get("placement", "interleaved")), size["hbm_channels"])
     components += [
         Dma("dma_in", size["dma_channels"], width, _BURST_BYTES, _MAX_OUTSTANDING),
         Dma("dma_out", 1, width, _BURST_BYTES, _MAX_OUTSTANDING),
-        Dram("dram", device.memory_config, size["hbm_channels"]),
+        Dram("dram", device.memory_config, size["hbm_channels"], placement=placement),
     ]
     slots = tuple((component.name, component.name) for component in components)
     return Architecture(

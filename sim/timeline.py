@@ -8,6 +8,7 @@ from typing import Any
 
 from tilewright.dataflow.textfile import write_whole
 from tilewright.sim.engine import Tasks, run, simulated
+from tilewright.sim.memory_report import bandwidth_over_time
 
 Event = dict[str, Any]
 
@@ -45,6 +46,18 @@ def timeline_events(
                 "args": {"stage": stage_of[nest], "start_cycle": start, "cycles": end - start},
             }
         )
+    return [*events, *_bandwidth(tasks, process)]
+
+
+def _bandwidth(tasks: Tasks, process: int) -> list[Event]:
+    """Counter events (`ph` C): GB/s that cross the memory's interface, by kind of tensor and direction."""
+    found = bandwidth_over_time(tasks, run(tasks))
+    events = []
+    for index, start_us in enumerate(found.edges_us):
+        last = index == len(found.edges_us) - 1
+        rates = {key: 0.0 if last else row[index] for key, row in found.gb_per_s}
+        if rates:
+            events.append({"name": "DRAM GB/s", "ph": "C", "pid": process, "ts": start_us, "args": rates})
     return events
 
 

@@ -12,6 +12,8 @@ from tilewright.dataflow.program import Loop, Nest, Program, limited_trips
 from tilewright.sim.architecture import Architecture, Dma
 from tilewright.sim.continuation import continuations
 from tilewright.sim.engine_leaf import LeafCost, LeafPricer, MemoryService
+from tilewright.sim.placed_memory import PlacedMemory
+from tilewright.sim.traffic import COMPANY_BITS, MOST_IN_COMPANY, UNIT
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class NestState:
     granted: int = 0
     ready: int | None = None
     running: bool = False
+    served: int = 0  # when the memory has served the running transfer
     given: dict[int, int] = field(default_factory=dict)  # by read port
+    granted_leaf: Leaf | None = None
 
 
 @dataclass
@@ -98,7 +102,10 @@ class Twin:
         self.produced = dict.fromkeys(self.copies, 0)
         self.free: dict[str, int] = {}
         self.nests: list[NestState] = []
-        self.dram_free = 0
+        self.slowdowns = memory.slowdowns if isinstance(memory, PlacedMemory) else None
+        n_groups = len(memory.groups) if isinstance(memory, PlacedMemory) else 1
+        self.group_free = [0] * n_groups
+        self.plain = [0] * n_groups
         for stage_index, stage in enumerate(program.stages):
             for nest in stage.nests:
                 component = pricer.component(nest)
@@ -182,13 +189,44 @@ class Twin:
         cost = state.leaf.cost
         end = now + cost.own_cycles
         if cost.service_cycles:
-            self.dram_free = max(self.dram_free, now + cost.setup_cycles) + cost.service_cycles
-            end = max(end, self.dram_free + self.latency_cycles)
+            self._serve(state, cost, now + cost.setup_cycles)
+            end = max(end, state.served + self.latency_cycles)
         self.free[state.resource] -= 1
         state.ready, state.running, state.granted = None, True, now
         state.busy += end - now
-        state.dram += cost.service_cycles
+        state.granted_leaf = state.leaf
         heapq.heappush(self.events, (end, state.index))
+
+    def _serve(self, state: NestState, cost: LeafCost, at_dram: int) -> None:
+        """Serve a transfer after all that was given to its groups; in company it takes longer.
+
+        What is slowed down is the part of it for which others wait, and as much of what waits and was not
+        slowed down itself.
+        """
+        groups = [g for g in range(len(self.group_free)) if cost.groups >> g & 1]
+        begin = max(at_dram, *(self.group_free[g] for g in groups))
+        backlog = begin - at_dram
+        plain = min(backlog, max(self.plain[g] for g in groups))
+        service, alone = cost.service_cycles, cost.service_cycles
+        if backlog and self.slowdowns:
+            others = [
+                other.granted_leaf.cost.traffic
+                for other in self.nests
+                if other.running and other.served > at_dram and other.granted_leaf.cost.groups & cost.groups
+            ]
+            company = sum(1 << COMPANY_BITS * c for c in [cost.traffic, *others[: MOST_IN_COMPANY - 1]])
+            if company not in self.slowdowns.known:
+                self.slowdowns.learn([company])
+            shared = min(service, backlog)
+            alone = service - shared
+            charged = shared + min(shared, plain)
+            service += (self.slowdowns.known[company] - UNIT) * charged // UNIT
+            plain = max(0, plain - charged)
+        for g in groups:
+            self.group_free[g] = begin + service
+            self.plain[g] = plain + alone
+        state.served = begin + service
+        state.dram += service
 
     def run(self) -> "Twin":
         self.events: list[tuple[int, int]] = []

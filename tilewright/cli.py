@@ -185,7 +185,7 @@ def simulate(
         if given := [name for name, value in stated.items() if value is not None]:
             _fail(f"--design names the whole run; {given[0]} cannot be given beside it")
         run = runs.from_file(design, set_)
-    report = run.simulate(fidelity.value)
+    report = run.simulate(fidelity.value, memory_detail=as_json or explain)
     answer = report.to_dict()
     if trace is not None:
         run.write_trace(trace)

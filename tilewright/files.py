@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.textfile import read_text
+from tilewright.sim.placement import KV_PAGE_BYTES
 
 #: A study or design is a page of text; a larger file is a mistake or an attack.
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -134,6 +135,14 @@ class StudyWorkload(WorkloadFile):
     weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
 
 
+class PlacementFields(_Model):
+    """Channels of the memory by role or tensor name (patterns allowed): 3, "0-15", or a list of those."""
+
+    channels: dict[str, int | str | list[int | str]] = {}
+    interleave_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0
+    kv_page_bytes: Annotated[int, Field(gt=0, le=2**30)] = KV_PAGE_BYTES
+
+
 class DesignFile(_File):
     """One design: what is stated is pinned, the rest takes the template's defaults."""
 
@@ -143,6 +152,7 @@ class DesignFile(_File):
     parameters: dict[str, Value] = {}
     objective: Objective = "latency"
     architecture: dict[str, Any] | None = None
+    placement: PlacementFields | str | None = None
     tables: str = "default"
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.textfile import read_text
 from tilewright.files import MAX_FILE_BYTES, DesignFile, WorkloadFile, problem_line
 from tilewright.hierarchy import declared_architecture
+from tilewright.placements import placement_of
 from tilewright.sim.architecture import Dram
 from tilewright.sim.design import Design
 from tilewright.sim.device import device_named
+from tilewright.sim.placed_residents import with_placement
 from tilewright.sim.template import check_device, template_named
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class Run:
     architecture: "Architecture | None" = None
     table: str = "default"
 
-    def simulate(self, fidelity: str) -> "Report":
+    def simulate(self, fidelity: str, memory_detail: bool = False) -> "Report":
+        """The report; `memory_detail` adds what tensors and channels got of the memory."""
         from tilewright.sim.evaluate import evaluate, evaluate_architecture
 
         named: dict[str, Any] = {
@@ -46,6 +49,7 @@ class Run:
             "lowering": self.workload.lowering,
             "tokens": self.workload.tokens,
             "table": self.table,
+            "memory_detail": memory_detail,
         }
         if self.architecture is not None:
             return evaluate_architecture(
@@ -59,11 +63,17 @@ class Run:
 
     def built(self) -> "Architecture":
         """The hardware that the run simulates."""
-        if self.architecture is not None:
-            return self.architecture
-        template = template_named(self.design.template)
-        device = device_named(self.design.device)
-        return template.build(template.space(device).complete(self.design.parameters), device)
+        return self.of_hardware(self.design, self.architecture)
+
+    @staticmethod
+    def of_hardware(design: Design, architecture: "Architecture | None") -> "Architecture":
+        """The declared architecture, else what the design's template builds."""
+        if architecture is not None:
+            return architecture
+        template = template_named(design.template)
+        device = device_named(design.device)
+        built = template.build(template.space(device).complete(design.parameters), device)
+        return with_placement(built, design.placement)
 
     def write_trace(self, file: Path) -> None:
         """Write a Chrome/Perfetto timeline: one process for each layer class, a track for each component."""
@@ -131,7 +141,9 @@ def _gain(
     name: str, old: "Value", new: "Value", run: Run, parameters: Mapping[str, "Value"], before: "Report"
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"parameter": name, "from": old, "to": new}
-    design = Design(run.design.template, run.design.device, parameters, run.design.objective)
+    design = Design(
+        run.design.template, run.design.device, parameters, run.design.objective, run.design.placement
+    )
     try:
         after = Run(run.workload, design, table=run.table).simulate(before.fidelity)
     except ValueError as error:  # InputError or a mapping that does not exist
@@ -205,6 +217,11 @@ def from_file(path: Path, settings: list[str] | None) -> Run:
             if design.parameters:
                 raise InputError("state parameters of a template or an architecture, not both")
             architecture = declared_architecture(file.architecture, file.device, device.default_clock_mhz)
+        if file.placement is not None:
+            for dram in Run.of_hardware(design, architecture).of_kind(Dram):
+                design = replace(design, placement=placement_of(file.placement, dram.channels))
+            if architecture is not None:
+                architecture = with_placement(architecture, design.placement)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Run(workload_of(named, folder), design, architecture, file.tables)

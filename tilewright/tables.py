@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -9,7 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from tilewright.sim.memory_report import ChannelTraffic, MemoryReport, TensorTraffic
     from tilewright.sim.report import Report
+
+
+#: Tensors of the memory's table, those that move most.
+_MOST_TENSORS = 24
 
 
 def _print(*tables: Table | Text | str) -> None:
@@ -106,8 +112,78 @@ def report(result: "Report", explained: Sequence[Mapping[str, Any]] | None) -> N
     for part in result.energy.children:
         energy.add_row(part.name, f"{part.value * 1e-9:.4g}", f"{100 * part.value / result.energy_pj:.1f} %")
     _print(headline, "", busy, "", energy, "", _operators(result))
+    if result.memory is not None:
+        _memory(result.memory)
     if explained is not None:
         rows("one step up in each parameter (changes as fractions)", explained)
+
+
+def _memory(memory: "MemoryReport") -> None:
+    """What the tensors that move most, and the channels, got of the memory."""
+    tensors = _table(
+        f"memory by tensor ({memory.n_channels} x {memory.config}, {memory.peak_gb_per_s:.4g} GB/s at most)",
+        *(
+            "tensor",
+            "channels",
+            "transfers",
+            "MB",
+            "GB/s",
+            "of peak",
+            "row hits",
+            "latency (ns)",
+            "energy (uJ)",
+        ),
+    )
+    moved = sorted(memory.tensors, key=lambda one: -(one.read_bytes + one.write_bytes))
+    for one in moved[:_MOST_TENSORS]:
+        tensors.add_row(
+            f"{one.layer_class}.{one.tensor} ({one.kind})", _spans(one.channels), _figure(one.n_transfers),
+            *_traffic(one.read_bytes + one.write_bytes, one),
+        )  # fmt: skip
+    channels = _table(
+        "memory by channel (means over the latency)",
+        *("channel", "busy", "MB", "GB/s", "of peak", "row hits", "latency (ns)", "energy (uJ)"),
+    )
+    for group in _alike(memory.channels):
+        one = group[0]
+        name = _spans(tuple(channel.channel for channel in group))
+        channels.add_row(
+            name, f"{100 * one.busy_fraction:.1f} %", *_traffic(one.read_bytes + one.write_bytes, one)
+        )
+    _print(tensors, "", channels, "")
+
+
+def _traffic(n_bytes: float, one: "TensorTraffic | ChannelTraffic") -> tuple[str, ...]:
+    return (
+        f"{n_bytes * 1e-6:.4g}",
+        f"{one.gb_per_s:.4g}",
+        f"{100 * one.bandwidth_fraction:.1f} %",
+        f"{100 * one.row_hit_fraction:.1f} %",
+        f"{one.mean_latency_ns:.4g}",
+        f"{one.energy_pj * 1e-6:.4g}",
+    )
+
+
+def _alike(channels: "Sequence[ChannelTraffic]") -> "list[list[ChannelTraffic]]":
+    """Neighbouring channels with the same figures together."""
+    groups: list[list[ChannelTraffic]] = []
+    for one in channels:
+        if groups and replace(one, channel=groups[-1][0].channel) == groups[-1][0]:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _spans(channels: tuple[int, ...]) -> str:
+    """Channel numbers with runs of them as first-last."""
+    found: list[list[int]] = []
+    for channel in channels:
+        if found and channel == found[-1][-1] + 1:
+            found[-1] = [found[-1][0], channel]
+        else:
+            found.append([channel])
+    return ", ".join("-".join(str(end) for end in span) for span in found)
 
 
 def _area(result: "Report") -> str:
