@@ -141,7 +141,8 @@ class GpuLike:
         """
         if objective not in OBJECTIVES:
             raise MappingError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-        return kernel_program(_Kernels(graph, architecture).kernels(), architecture, graph)
+        planned = _Kernels(graph, architecture)
+        return kernel_program(planned.kernels(), architecture, planned.graph)
 
 
 def _sheet(device: Device) -> GpuSheet:
@@ -259,12 +260,12 @@ class _Kernels:
     """The kernels of a graph, in order."""
 
     def __init__(self, graph: Graph, architecture: Architecture) -> None:
-        self._graph, self._aliases = with_grouped_picks(graph)
+        self.graph, self._aliases = with_grouped_picks(graph)
         self._gpu = gpu_of(architecture)
         self._fusion = bool(dict(architecture.parameters)["fusion"])
 
     def kernels(self) -> list[Kernel]:
-        plan = plan_graph(self._graph, Fusion(self._fusion, False, False), self._aliases)
+        plan = plan_graph(self.graph, Fusion(self._fusion, False, False), self._aliases)
         found = []
         for stage in plan.stages:
             if isinstance(stage, GemmPlan):
@@ -278,15 +279,15 @@ class _Kernels:
 
     def _operand(self, access: Access) -> Operand:
         """What an access touches of its tensor."""
-        tensor = self._graph.tensor_by_name[access.tensor]
-        return Operand(access.tensor, touched_elements(self._graph, access, {}), tensor.bits)
+        tensor = self.graph.tensor_by_name[access.tensor]
+        return Operand(access.tensor, touched_elements(self.graph, access, {}), tensor.bits)
 
     def _operands(self, accesses: Iterable[Access]) -> tuple[Operand, ...]:
         return tuple(self._operand(access) for access in accesses)
 
     def _product(self, plan: GemmPlan) -> Kernel:
         size = {
-            name: prod(self._graph.size(rank) for rank in getattr(plan.roles, name))
+            name: prod(self.graph.size(rank) for rank in getattr(plan.roles, name))
             for name in ("batch", "m", "n", "k")
         }
         a, b = self._operands(plan.contraction.inputs)
@@ -314,11 +315,11 @@ class _Kernels:
         )
         reads += self._operands(access for inputs in tables for access in inputs[:-1])
         writes = self._operands(plan.outputs)
-        points = max(self._graph.n_points(operator) for operator in plan.operators)
+        points = max(self.graph.n_points(operator) for operator in plan.operators)
         works = [
-            (work.function, self._graph.n_points(operator) * work.evaluations)
+            (work.function, self.graph.n_points(operator) * work.evaluations)
             for operator in plan.operators
-            for work in works_of(operator, self._graph)
+            for work in works_of(operator, self.graph)
         ]
         functions = tuple(VectorWork(name, ("points",), ceil(count / points)) for name, count in works)
         names = tuple(operator.name for operator in (*plan.gathers, *plan.operators))
@@ -339,8 +340,8 @@ class _Kernels:
         plain = map_work(self._gpu, read_bytes, write_bytes, lane_cycles)
         if not any(operator.reduce for operator in plan.operators) or not reads or plan.serial:
             return plain
-        rows = prod(self._graph.size(rank) for rank in plan.rows)
-        columns = prod(self._graph.size(rank) for rank in plan.columns)
+        rows = prod(self.graph.size(rank) for rank in plan.rows)
+        columns = prod(self.graph.size(rank) for rank in plan.columns)
         main = max(reads, key=_bytes)
         width = max(1, main.bits // 8)
         if any(operator.function == "exp" for operator in plan.operators):
