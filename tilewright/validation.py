@@ -18,6 +18,8 @@ from tilewright.search.front import write_whole
 #: A point: id, set, reference, ours, error_fraction, skipped_because.
 Record = dict[str, Any]
 
+#: Bytes that the reference keeps for a backward pass; the other metrics are fields of the counts.
+_SAVED_METRIC = "saved_for_backward_bytes_fp32"
 _COUNT_COLUMNS = ("model", "config_file", "phase", "batch", "seq", "cache", "adapter", "metric", "value")
 
 
@@ -128,6 +130,8 @@ def _count_record(row: Mapping[str, str], folder: Path) -> Record:
 
 def _count_of(terms: tuple[str, ...], metric: str, folder: Path) -> int:
     """Our count of one metric. Raises InputError for what cannot be expressed."""
+    if metric == _SAVED_METRIC:
+        return _saved_bytes(terms, folder)
     counts = _run_counts(terms, folder)
     if metric == "flops_extra_vs_base":
         config, model, _, *rest = terms
@@ -136,6 +140,31 @@ def _count_of(terms: tuple[str, ...], metric: str, folder: Path) -> int:
     if not isinstance(counts.get(metric), int):
         raise InputError(f"metric {metric!r} is not one of ours")
     return int(counts[metric])
+
+
+def _saved_bytes(terms: tuple[str, ...], folder: Path) -> int:
+    """What the reference keeps for the backward pass of a training step, eager and in fp32."""
+    from tilewright import api
+    from tilewright.workloads.eager import check_rules, eager_saved_bytes
+    from tilewright.workloads.read import read_json
+
+    config_file, model, _, phase, batch, seq, _ = terms
+    if phase != "train":
+        raise InputError(f"metric {_SAVED_METRIC!r} is of a training step, got phase {phase!r}")
+    file = folder / _base_config(config_file, model)
+    adapter = folder / config_file if config_file.startswith("adapter_configs") else None
+    if adapter is not None and adapter.is_dir():
+        adapter = adapter / "adapter_config.json"
+    config, fields = read_json(file), read_json(adapter) if adapter else None
+    check_rules(config, fields)
+    types = dict.fromkeys(("weights", "activations", "accumulators", "kv_cache"), "fp32")
+    sizes = _sizes(seq)
+    workload = api.load_workload(
+        str(file), adapter=str(adapter) if adapter else None, phase=phase, batch=_whole("batch", batch or "1"),
+        lowering="reference", seq=sizes.get("seq"), image=sizes.get("image"), precision=types,
+        optimizer="none",
+    )  # fmt: skip
+    return eager_saved_bytes(workload, config, fields)
 
 
 def _base_config(config_file: str, model: str) -> str:
