@@ -26,7 +26,8 @@ from tilewright.sim.traffic import traffic_class
 class MemoryService(Protocol):
     """What the engine asks of a DRAM: cycles of the architecture's clock for one transfer."""
 
-    latency_cycles: int
+    @property
+    def latency_cycles(self) -> int: ...
 
     def service_cycles(self, n_bytes: int, run_bytes: int, is_write: bool, random: bool) -> int:
         """Cycles, at least 1, that the DRAM is occupied by `n_bytes` in contiguous runs of `run_bytes`."""

@@ -335,7 +335,7 @@ class _Kernels:
     ) -> Work:
         """The bytes and cycles of maps, and what passing rows several times adds."""
         read_bytes, write_bytes = (float(sum(map(_bytes, side))) for side in (reads, writes))
-        lane_cycles = sum(count * lane_cycles_of(function) for function, count in works)
+        lane_cycles = float(sum(count * lane_cycles_of(function) for function, count in works))
         lane_cycles += sum(operand.elements for operand in (*reads, *writes)) * MOVE_CYCLES / 2
         plain = map_work(self._gpu, read_bytes, write_bytes, lane_cycles)
         if not any(operator.reduce for operator in plan.operators) or not reads or plan.serial:

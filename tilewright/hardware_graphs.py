@@ -37,7 +37,7 @@ def map_graph(function: str, n_inputs: int, elements: int, dtype: str) -> Graph:
 def gated_graph(rows: int, columns: int, dtype: str) -> Graph:
     """y = silu(gate) * up: what stands between the products of a gated feed-forward network."""
     tensors = tuple(Tensor(name, _ROW, dtype, Role.ACTIVATION) for name in ("gate", "up", "open", "y"))
-    operators = (
+    operators: tuple[Operator, ...] = (
         _map("open", "silu", "gate"),
         Operator(
             "y", Kind.POINTWISE, Access.of("y", *_ROW), (Access.of("open", *_ROW), Access.of("up", *_ROW)),

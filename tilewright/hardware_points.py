@@ -135,13 +135,13 @@ def _layer(row: Mapping[str, str], chosen: bool) -> Layer:
         layer = WsLayer(False, *(_whole(row, name) for name in sizes))
     if not chosen:
         return Layer(layer, library_tiling(layer))
-    tile = (_whole(row, name) for name in LAYER_COLUMNS[12:18])
+    p, q, c, k, r, s = (_whole(row, name) for name in LAYER_COLUMNS[12:18])
     order = tuple(dim.lower() for dim in row["outer_order_executed"] if dim != "N")
     if sorted(order) != sorted("pqckrs"):
         raise InputError(
             f"outer_order_executed {row['outer_order_executed']!r} does not name N, P, Q, C, K, R, S"
         )
-    return Layer(layer, WsTiling(*tile, order))
+    return Layer(layer, WsTiling(p, q, c, k, r, s, order))
 
 
 def _operator_point(number: int, row: Mapping[str, str]) -> HardwarePoint:
@@ -186,10 +186,10 @@ def _operator_graph(row: Mapping[str, str]) -> Graph:
     dims = dict(part.split("=", 1) for part in row["other_dims"].split() if "=" in part)
     if op.startswith("llm_layer/"):
         return _llm_graph(op.removeprefix("llm_layer/"), dims, dtype)
-    if op == "matmul":
-        return graphs.product_graph(1, *(_whole(row, name) for name in "mnk"), dtype)
-    if op in ("linear", "bmm"):  # (m, n) x (n, k) in the table's names: n is summed over
-        m, k, n = (_whole(row, name) for name in "mnk")
+    if op in ("matmul", "linear", "bmm"):
+        m, n, k = (_whole(row, name) for name in "mnk")
+        if op != "matmul":  # (m, n) x (n, k) in the tables' names: n is summed over
+            n, k = k, n
         return graphs.product_graph(_whole(dims, "b") if op == "bmm" else 1, m, n, k, dtype)
     if op in ("softmax", "layernorm", "ln"):
         named = "rows" in dims
