@@ -26,7 +26,7 @@ MAX_STATEMENTS = 60
 #: Sizes in points: a character of the fixed font at 8 pt, a row, a box, a live-in, a lane of a tensor.
 _CHARACTER, _ROW, _BOX, _PILL, _LANE, _GAP = 4.85, 58.0, 42.0, 15.0, 14.0, 34.0
 _FONT: Any = {"family": "DejaVu Sans Mono", "size": 8}
-_MAX_FORMULA = 84
+_MAX_FORMULA = 108
 
 _COLOUR_BY_KIND = {
     Kind.CONTRACTION: COLOURS[0],
