@@ -1,13 +1,15 @@
 """The mapper's kernel: closed-form time and energy of every candidate mapping of one contraction.
 
 All arguments are numbers and arrays; the constants below give the layout of the two parameter vectors that
-`sim.mapper` fills. The array's cycles are those of `sim.arrays.leaf_cycles`, which the tests hold them to.
+`sim.mapper` fills. The array's cycles are `sim.arrays`' own closed forms, compiled; the tests hold the sharing of
+a product by several arrays to `sim.arrays.leaf_cycles`.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.dataflow.kernel import kernel
+from tilewright.sim import arrays
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,6 +31,9 @@ STREAM, PANEL, WHOLE = 0, 1, 2
 SLACK = 0.01
 OBJECTIVE_CODE = {"latency": 0, "energy": 1, "edp": 2}
 STATIONARITY_CODE = {"output": 0, "weight": 1, "input": 2}
+
+
+fold_depth, fold_period, own_cycles = map(kernel, (arrays.fold_depth, arrays.fold_period, arrays.own_cycles))
 
 
 @kernel
@@ -54,10 +59,9 @@ def array_cycles(
     else:
         folds = -(-k // rows) * -(-part_m // cols)
         beats = part_n
-    period = beats + 2 * rows + cols
-    if overlap:
-        period = max(beats, rows)
-    return (folds - 1) * period + beats + 2 * rows + cols
+    depth = fold_depth(rows, cols, stationarity == 0)
+    period = fold_period(beats, rows, depth, stationarity == 0, overlap == 1)
+    return int(own_cycles(folds, beats, period, depth))
 
 
 @kernel

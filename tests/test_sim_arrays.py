@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from tilewright.dataflow.errors import InputError
 from tilewright.sim.architecture import MatrixArray, Stationarity
-from tilewright.sim.arrays import gemm_cycles, leaf_cycles, shares, streamed_elements
+from tilewright.sim.arrays import (
+    gemm_cycles,
+    leaf_cycles,
+    schedule_of,
+    shares,
+    stalled_cycles,
+    streamed_elements,
+)
 
 Matrix = NDArray[np.int64]
 
@@ -145,6 +152,39 @@ def test_a_pipelined_pe_adds_its_cycles() -> None:
     assert gemm_cycles(10, 8, 4, 4, 8, "weight", pe_cycles=(1, 2)) == 10 + 16 + 5
     # Two held folds that overlap come 2 * 3 + 1 cycles apart if their beats are fewer.
     assert gemm_cycles(2, 8, 8, 4, 8, "weight", drain_overlap=True, pe_cycles=(1, 2)) == 7 + 2 + 16 + 5
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), small, small,
+    st.sampled_from(("output", "weight", "input")), st.booleans(),
+)  # fmt: skip
+def test_the_steps_take_every_operand_once_per_fold_and_end_with_a_result(
+    m: int, n: int, k: int, rows: int, cols: int, stationarity: Stationarity, overlap: bool
+) -> None:
+    schedule = schedule_of(m, n, k, rows, cols, stationarity, overlap)
+    west, north, south = zip(*(schedule.needs(step) for step in range(schedule.n_cycles)), strict=True)
+    widths, heights, depths = -(-n // cols), -(-m // rows), -(-k // rows)
+    assert sum(west) == schedule.n_folds * schedule.n_beats
+    if stationarity == "output":
+        assert (sum(north), sum(south)) == (widths * heights * k, widths * m)
+    elif stationarity == "weight":
+        assert (sum(north), sum(south)) == (widths * depths * rows, widths * depths * m)
+    else:
+        assert (sum(north), sum(south)) == (-(-m // cols) * depths * rows, -(-m // cols) * depths * n)
+    assert south[-1]
+    assert schedule.needs(schedule.n_cycles) == (False, False, False)
+
+
+def test_a_stall_costs_a_cycle_only_where_the_step_needs_the_stream() -> None:
+    """2 x 2 x 5 on 2 x 2 takes 11 cycles: beats in 0 to 4, results in 9 and 10."""
+    schedule = schedule_of(2, 2, 5, 2, 2, "output")
+    assert stalled_cycles(schedule) == 11
+    assert stalled_cycles(schedule, west_valid=[True, False, False]) == 13
+    assert stalled_cycles(schedule, west_valid=[True] * 5 + [False] * 4) == 11
+    # both operands of a beat are awaited at the same time
+    assert stalled_cycles(schedule, west_valid=[False, True], north_valid=[False, False]) == 13
+    assert stalled_cycles(schedule, south_ready=[False] * 9) == 11
+    assert stalled_cycles(schedule, south_ready=[False] * 12) == 14
 
 
 def test_scalesim_counts_folds_of_its_own_length_less_one() -> None:

@@ -33,7 +33,7 @@ from tilewright.sim.arrays import Schedule, schedule_of, stalled_cycles
 #: Folder of the Verilog in a generated project.
 FOLDER = "rtl"
 #: A larger grid takes minutes in a simulator; its rungs are skipped.
-MAX_PES = 1024
+MAX_PES = 2048
 _SEED = 20240607
 
 
