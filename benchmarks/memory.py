@@ -51,11 +51,13 @@ def main() -> None:
         print(f"{name:<16}{rates[0]:>14.2f}{rates[1]:>14.2f}")
     config = DramConfig.named("hbm2_ch_bg")
     simulate_stream(config, Stream(0, 32, 2000))
-    for stride in (32, 64, 192, 4096):
-        stream = Stream(0, stride, 10**9)
-        first = _cpu_seconds(lambda s=stream: simulate_stream(config, s), repeats=1)
-        again = _cpu_seconds(lambda s=stream: [simulate_stream(config, s) for _ in range(1000)]) / 1000
-        print(f"a billion requests, stride {stride}: {first:.2f} s, again {again * 1e6:.1f} us")
+    for stride in (32, 64, 192, 4096, 65536):
+        for is_write in (False, True):
+            stream = Stream(0, stride, 10**9, is_write)
+            first = _cpu_seconds(lambda s=stream: simulate_stream(config, s), repeats=1)
+            again = _cpu_seconds(lambda s=stream: [simulate_stream(config, s) for _ in range(1000)]) / 1000
+            kind = "writes" if is_write else "reads"
+            print(f"a billion {kind}, stride {stride}: {first:.2f} s, again {again * 1e6:.1f} us")
 
 
 if __name__ == "__main__":

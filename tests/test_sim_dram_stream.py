@@ -37,6 +37,14 @@ def _by_request(config: DramConfig, stream: Stream, load: object) -> MemoryResul
         ("lpddr5_6400", "single", 32, False),
         ("d3_hbm2_pc_bg", "single", 96, False),
         ("d3_ddr4_3200", ("period", 16), 4096, False),
+        ("hbm2_stack8", "saturate", 192, True),
+        ("hbm2_stack8", ("paced", 50), 4096, True),
+        ("hbm3_stack16", "single", 4096, False),
+        ("hbm2_pc_bg_refpb", "saturate", 64, False),
+        ("hbm2_pc_bg_refpb", ("paced", 40), 64, True),
+        ("hbm2_pc_bg_timeout", "single", 4096, False),
+        ("lpddr4_3200", "saturate", 96, True),
+        ("hbm2_ch_bg_closed", "saturate", 64, False),
     ],
 )
 def test_a_skipped_stream_has_the_figures_of_the_whole(
