@@ -57,21 +57,33 @@ class NetworkPlan(PromptPlan):
         factors = (builder.access(x), builder.access(into))
         gates = builder.contraction(f"{name}_gates", f"{name}_in", ranks, factors, "adapter")
         states = builder.tensor(f"{name}_states", ("p", side, before), Role.STATE)
-        earlier = Access(states, (Index.of("p"), Index.of(side), Index.of(before)))
-        again = builder.tensor(f"{name}_again", ranks, Role.ACTIVATION)
         terms = (builder.access(gates), *map(builder.access, biases))
         builder.add(
             f"{name}_cell", Kind.SCAN, Access.of(states, "p", side, before), terms, function="lstm",
             group="adapter", serial_rank="p",
         )  # fmt: skip
-        builder.add(
-            f"{name}_recur", Kind.CONTRACTION, builder.access(again), (earlier, builder.access(back)),
-            function="mul", reduce="sum", group="adapter", serial_rank="p",
-        )  # fmt: skip
-        builder.keep(again)
+        self._again(builder, name, states, builder.access(back))
         joined = builder.tensor(f"{name}_out", ("p", both), Role.ACTIVATION)
         row = Access(states, (Index.of("p"), Index(), Index()))
         return builder.add(f"{name}_join", Kind.GATHER, builder.access(joined), (row,), group="adapter")
+
+    def _again(self, builder: LayerBuilder, name: str, states: str, back: Access) -> None:
+        """What each step takes from the state before it; the first one's is no result of the network."""
+        side, before, gate, output = back.ranks
+        start = builder.rank(f"{name}_z", 1)
+        zeros = builder.access(builder.input(f"{name}_start", (start, side, before), Role.STATE))
+        ranks = (start, side, gate, output)
+        builder.keep(builder.contraction(f"{name}_begin", f"{name}_first", ranks, (zeros, back), "adapter"))
+        if self.n_tokens == 1:
+            return
+        later = builder.rank(f"{name}_q", self.n_tokens - 1)
+        again = builder.tensor(f"{name}_again", (later, side, gate, output), Role.ACTIVATION)
+        earlier = Access.of(states, later, side, before)
+        builder.add(
+            f"{name}_recur", Kind.CONTRACTION, builder.access(again), (earlier, back), function="mul",
+            reduce="sum", group="adapter", serial_rank=later,
+        )  # fmt: skip
+        builder.keep(again)
 
 
 def _both_sides(builder: LayerBuilder, name: str, ranks: tuple[str, ...], parameter: str) -> str:
