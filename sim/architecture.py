@@ -35,6 +35,7 @@ class MatrixArray:
     clock_mhz: float | None = None  # None: the architecture's clock
     pe_cycles: tuple[int, int] = (0, 1)  # a product before its addition, an addition (`sim.arrays`)
     discipline: Discipline = "systolic"
+    issue_cycles: float = 0.0  # of a preloaded array: at least so long from one step to the next
 
     @property
     def macs_per_cycle(self) -> int:

@@ -1,6 +1,6 @@
 """Cycles of a weight-stationary array that loads its next weights while it computes (two registers per PE)."""
 
-from math import prod
+from math import ceil, prod
 
 from tilewright.sim.architecture import MatrixArray
 
@@ -16,18 +16,18 @@ def leaf_cycles(
     Weights are cut into blocks of rows x cols along the innermost ranks of k and n. Past every block stream the
     rows of the input, in steps of at most `array.rows` that end where the innermost rank of m does (a row of an
     image). A step that brings new weights takes at least `array.rows` cycles, one that goes on with them its
-    own rows, at least `SHORTEST_STEP_CYCLES`. With a single rank of m the steps are padded to whole blocks, as
+    own rows, at least `SHORTEST_STEP_CYCLES`. The steps of a block are issued one after another, `issue_cycles`
+    apart, under those of the block before. With a single rank of m the steps are padded to whole blocks, as
     matrices are.
     """
-    blocks = (
-        -(-k_sizes[-1] // array.rows)
-        * prod(k_sizes[:-1])
-        * -(-n_sizes[-1] // array.cols)
-        * prod(n_sizes[:-1])
-    )
+    n_blocks = -(-k_sizes[-1] // array.rows) * -(-n_sizes[-1] // array.cols)
+    n_blocks *= prod(k_sizes[:-1]) * prod(n_sizes[:-1])
     whole, rest = divmod(m_sizes[-1], array.rows)
+    n_steps = prod(m_sizes[:-1]) * (whole + (rest > 0))
     if len(m_sizes) == 1:
-        return blocks * (whole + (rest > 0)) * array.rows
-    row_cycles = whole * array.rows + (max(rest, SHORTEST_STEP_CYCLES) if rest else 0)
-    first = array.rows if whole else max(rest, SHORTEST_STEP_CYCLES)
-    return blocks * (prod(m_sizes[:-1]) * row_cycles + array.rows - first)
+        streaming = n_steps * array.rows
+    else:
+        row_cycles = whole * array.rows + (max(rest, SHORTEST_STEP_CYCLES) if rest else 0)
+        first = array.rows if whole else max(rest, SHORTEST_STEP_CYCLES)
+        streaming = prod(m_sizes[:-1]) * row_cycles + array.rows - first
+    return ceil(n_blocks * max(streaming, n_steps * array.issue_cycles))

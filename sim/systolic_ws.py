@@ -50,6 +50,7 @@ NAME = "systolic_ws"
 _TRIAL_CYCLES = 90
 _HOST_CYCLES = 300  # of the host's own loop around one layer: commands, fence
 _REQUESTS_IN_FLIGHT = 16
+_COMMANDS_OF_STEP = 2  # preload and compute
 _LAYER_TENSORS = ("input", "weight", "output")
 
 
@@ -83,7 +84,10 @@ class SystolicWs:
         clock_mhz = float(chosen["clock_mhz"])
         rate = MemoryRate(float(BEAT_BYTES), round(float(chosen["memory_latency_cycles"])))
         components: tuple[Component, ...] = (
-            MatrixArray("array", BLOCK, BLOCK, "weight", (8, 8), 32, discipline="preloaded"),
+            MatrixArray(
+                "array", BLOCK, BLOCK, "weight", (8, 8), 32, discipline="preloaded",
+                issue_cycles=_COMMANDS_OF_STEP * float(chosen["issue_interval_cycles"]),
+            ),
             VectorUnit("vector", int(chosen["vector_lanes"]), 32, CYCLES_PER_EVALUATION),
             VectorUnit("host", 1, 32, ((HOST_TRIAL, _TRIAL_CYCLES),), _HOST_CYCLES),
             BufferMemory("scratchpad_inputs", half, 2, 128, "sram" if not device.is_fpga else "bram"),

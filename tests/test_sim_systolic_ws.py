@@ -1,5 +1,6 @@
 """The weight-stationary family: tiles, caches, array cycles and whole layers against numbers checkable by hand."""
 
+from dataclasses import replace
 from math import exp, prod
 
 import pytest
@@ -69,6 +70,14 @@ def test_a_block_of_weights_takes_sixteen_cycles_and_hides_behind_sixteen_rows()
     assert leaf_cycles(ARRAY, (5, 7), (16,), (1, 1, 16)) == 16 + 4 * 7
     # 17 pixels are a step of 16 and one of the shortest, 4; 3 x 3 windows and 17 channels are 18 blocks
     assert leaf_cycles(ARRAY, (2, 17), (16,), (3, 3, 17)) == 18 * 2 * (16 + 4)
+
+
+def test_steps_are_issued_no_faster_than_their_commands() -> None:
+    # four rows of 4 pixels: 16 + 3 * 4 cycles of streaming, or four steps 8 cycles apart
+    slow = replace(ARRAY, issue_cycles=8.0)
+    assert leaf_cycles(ARRAY, (4, 4), (16,), (1, 1, 16)) == 28
+    assert leaf_cycles(slow, (4, 4), (16,), (1, 1, 16)) == 32
+    assert leaf_cycles(slow, (4, 16), (16,), (1, 1, 16)) == 64  # streaming hides the issue
 
 
 @given(q=sizes(20), p=sizes(40), k=sizes(70), c=sizes(70), r=sizes(3))
