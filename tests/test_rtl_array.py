@@ -92,7 +92,7 @@ def test_stalls_cost_what_the_walk_over_the_steps_says_and_change_no_value(
     kinds, st.integers(2, 16), st.integers(2, 16), st.integers(1, 80), st.integers(1, 80), st.integers(1, 80),
     st.booleans(), st.randoms(use_true_random=False),
 )  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=150)
 def test_cycles_and_values_are_exact_up_to_16_by_16(
     kind: tuple[Stationarity, bool],
     rows: int,
@@ -167,6 +167,22 @@ def test_arrays_of_every_integer_pe_multiply(name: str) -> None:
         assert (run.product == a @ weights).all()
 
 
+@given(
+    kinds, st.sampled_from((("int8", 2, 2), ("int8", 3, 4), ("int4", 2, 6))), sizes, sizes, sizes, patterns
+)
+@settings(max_examples=40)
+def test_columns_that_share_multipliers_keep_the_cycles_of_plain_ones(
+    kind: tuple[Stationarity, bool], sides: tuple[str, int, int], m: int, n: int, k: int, west: list[bool]
+) -> None:
+    pe, rows, cols = sides
+    grid = array_grid(rows, cols, kind[0], drain_overlap=kind[1], pe=pe, packs=True)
+    bits = grid.kind.pe.weight_bits
+    a, b = integers(bits, m, k), integers(bits, k, n)
+    run = simulator_of(grid).multiply(a, b, west)
+    assert (run.product == a @ b).all()
+    assert run.n_cycles == stalled_cycles(schedule(grid, m, n, k), west)
+
+
 def test_a_run_starts_in_the_cycle_after_the_last_was_done() -> None:
     """The same simulator, product after product: nothing is left over from the one before."""
     for kind in STATIONARITIES:
@@ -213,6 +229,8 @@ def product_unsigned(a: object, w: object) -> object:
         ({"cols": 129}, "cols must be 1 to 128, got 129"),
         ({"size_bits": 1}, "size_bits 1 do not hold 4 rows"),
         ({"pe": "fp8"}, "PE 'fp8' is unknown"),
+        ({"cols": 3, "packs": True}, "takes two columns and integers of up to 8 bits, got 3 columns of int8"),
+        ({"pe": "int16", "packs": True}, "got 4 columns of int16 with 16 and 16 bits"),
     ],
 )
 def test_an_array_that_cannot_be_is_one_line(changed: dict[str, object], message: str) -> None:
@@ -226,6 +244,8 @@ def test_an_architectures_array_is_built_or_refused_by_name() -> None:
     grid = grid_of(array)
     assert (grid.kind.north_bits, grid.kind.west_bits, grid.kind.pe.sum_bits) == (4, 8, 24)
     assert (grid.rows, grid.cols, grid.kind.drain_overlap) == (4, 8, True)
+    assert grid_of(replace(array, arithmetic="packed_mac")).kind.lanes == 2
+    assert grid_of(replace(array, arithmetic="packed_mac", cols=7)).kind.lanes == 1
     for changed, message in (
         ({"arithmetic": "analog"}, "pes: no RTL is built for an array of 'analog'"),
         ({"operand_bits": (32, 8)}, "no int PE is built for weights of 32 bits, activations of 8"),

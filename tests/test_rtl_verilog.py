@@ -23,12 +23,13 @@ from tilewright.sim.architecture import Stationarity
 from tilewright.sim.arrays import gemm_cycles
 
 GRIDS = [
-    array_grid(rows, cols, stationarity, drain_overlap=overlap, pe=pe)
+    *(array_grid(3, 4, kind, drain_overlap=True, packs=True) for kind in ("output", "weight")),
+    *(array_grid(rows, cols, stationarity, drain_overlap=overlap, pe=pe)
     for rows, cols, stationarity, overlap, pe in (
         (3, 2, "output", False, "int8"), (2, 4, "output", True, "int8"), (3, 2, "weight", False, "int8"),
         (2, 3, "weight", True, "int4"), (3, 3, "input", True, "int8"), (1, 1, "input", False, "int8"),
         (2, 2, "output", True, "bf16"), (2, 3, "weight", True, "bf16"),
-    )
+    )),
 ]  # fmt: skip
 
 

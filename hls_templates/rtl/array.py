@@ -39,9 +39,13 @@ class Leaf:
 
 def array_grid(
     rows: int, cols: int, stationarity: Stationarity = "output", *, drain_overlap: bool = False,
-    pe: PeKind | str = "int8", size_bits: int = 16,
+    pe: PeKind | str = "int8", packs: bool = False, size_bits: int = 16,
 ) -> Grid:  # fmt: skip
-    """A grid, checked. Raises InputError for sides outside of 1 .. MAX_SIDE and sizes outside of 1 .. 24 bits."""
+    """A grid, checked; with `packs`, PEs of two neighbouring columns share a multiplier.
+
+    Raises InputError for sides outside of 1 .. MAX_SIDE, sizes outside of 1 .. 24 bits, and for `packs` with an
+    odd number of columns or with operands that are no integers of up to 8 bits.
+    """
     for name, value, limit in (
         ("rows", rows, MAX_SIDE),
         ("cols", cols, MAX_SIDE),
@@ -52,7 +56,18 @@ def array_grid(
     kind = pe_kind(pe) if isinstance(pe, str) else pe
     if counter_limit(size_bits) < max(rows, cols):
         raise InputError(f"array: size_bits {size_bits} do not hold {max(rows, cols)} rows or columns")
-    return Grid(CellKind(kind, stationarity, drain_overlap), rows, cols, size_bits)
+    if packs and (cols % 2 or not _packs(kind)):
+        raise InputError(
+            f"array: a packed multiplier takes two columns and integers of up to 8 bits,"
+            f" got {cols} columns of {kind.name} with {kind.weight_bits} and {kind.activation_bits} bits"
+        )
+    cell = CellKind(kind, stationarity, drain_overlap, lanes=2 if packs else 1)
+    return Grid(cell, rows, cols, size_bits)
+
+
+def _packs(kind: PeKind) -> bool:
+    is_integer = kind.name in ("int4", "int8", "int")
+    return is_integer and max(kind.weight_bits, kind.activation_bits) <= 8
 
 
 def counter_limit(size_bits: int) -> int:
@@ -68,7 +83,7 @@ _KINDS_WITH_CODES = {"ternary": 2, "shift_add": 4}
 
 
 def grid_of(array: MatrixArray) -> Grid:
-    """The grid that one of `array`'s arrays is built as; a packed multiplier is built as two plain ones.
+    """The grid that one of `array`'s arrays is built as; an odd number of columns has no packed multipliers.
 
     Raises InputError for arithmetic, a discipline or widths that no array here has, naming them.
     """
@@ -93,7 +108,10 @@ def grid_of(array: MatrixArray) -> Grid:
             f"{array.name}: no {name} PE is built for weights of {weight_bits} bits, activations of"
             f" {activation_bits} and sums of {array.accumulator_bits}"
         )
-    return array_grid(array.rows, array.cols, array.stationarity, drain_overlap=array.drain_overlap, pe=kind)
+    packs = array.arithmetic == "packed_mac" and array.cols % 2 == 0 and _packs(kind)
+    return array_grid(
+        array.rows, array.cols, array.stationarity, drain_overlap=array.drain_overlap, pe=kind, packs=packs
+    )
 
 
 def _bf16_grid(array: MatrixArray, kind: PeKind) -> Grid:
@@ -144,7 +162,9 @@ def north_leaf(grid: Grid) -> Leaf:
         for column, word in enumerate(fields(wires["north"], bits)):
             if not grid.kind.keeps_sums:
                 word = pyrtl.select(wires["north_live"], word, constant(0, bits))
-            words.append(delayed(word, column if is_skewed else 0, wires["advance"]))
+            # the columns of one PE take their operands together
+            place = column - column % grid.kind.lanes
+            words.append(delayed(word, place if is_skewed else 0, wires["advance"]))
         return {"north_out": packed(words)}
 
     inputs = {"north": bits * grid.cols, "north_live": 1, "advance": 1}
@@ -218,13 +238,14 @@ def build_array(grid: Grid, wires: Mapping[str, WireVector]) -> Wires:
 def _cells(grid: Grid, control: Wires, west: Wires, north: Wires) -> WireVector:
     """The grid; what its last row hands south as one word."""
     kind = grid.kind
-    souths = fields(north["north_out"], kind.north_bits)
-    belows: list[WireVector] = [constant(0, kind.chain_bits) for _ in range(grid.cols)]
+    n_across = grid.cols // kind.lanes
+    souths = fields(north["north_out"], kind.north_bits * kind.lanes)
+    belows: list[WireVector] = [constant(0, kind.chain_bits * kind.lanes) for _ in range(n_across)]
     easts = fields(west["west_out"], kind.west_bits)
     flags = fields(west["flags_out"], N_FLAGS)
     for row in range(grid.rows):
         east, flag, shift = easts[row], flags[row], control["shift"][row]
-        for column in range(grid.cols):
+        for column in range(n_across):
             cell = build_cell(kind, {
                 "west": east, "north": souths[column], "flags": flag, "shift": shift,
                 "above": belows[column], "advance": control["advance"],

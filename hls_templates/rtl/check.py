@@ -59,6 +59,7 @@ def rtl_project(architecture: Architecture) -> tuple[dict[str, str], dict[str, A
         "size_bits": grid.size_bits,
         "stationarity": kind.stationarity,
         "drain_overlap": kind.drain_overlap,
+        "packs": kind.lanes == 2,
         "pe": asdict(kind.pe),
         "files": sorted(texts),
     }
@@ -72,7 +73,7 @@ def described_grid(description: Mapping[str, Any]) -> Grid:
     try:
         grid = array_grid(
             found["rows"], found["cols"], found["stationarity"], drain_overlap=found["drain_overlap"],
-            pe=PeKind(**found["pe"]), size_bits=found["size_bits"],
+            pe=PeKind(**found["pe"]), packs=found["packs"], size_bits=found["size_bits"],
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise InputError(f"design.json: the description of the RTL is damaged ({error})") from error

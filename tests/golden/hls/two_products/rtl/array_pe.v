@@ -19,8 +19,8 @@ module array_pe(clk, rst, above, advance, flags, north, shift, west, below, east
     reg[7:0] t0;
     reg[7:0] t1;
     reg[2:0] t2;
-    reg t3;
-    reg[31:0] t4;
+    reg[31:0] t3;
+    reg t4;
 
     // Temporaries
     wire t5;
@@ -31,17 +31,17 @@ module array_pe(clk, rst, above, advance, flags, north, shift, west, below, east
     wire[32:0] t10;
 
     // Combinational logic
-    assign below = t4;
+    assign below = t3;
     assign east = t0;
     assign flags_east = t2;
-    assign shift_east = t3;
+    assign shift_east = t4;
     assign south = t1;
     assign t5 = (t0[7]);
     assign t6 = (t1[7]);
     assign t7 = ({{8 {t5}}, t0} * {{8 {t6}}, t1});
     assign t8 = (t7[15:0]);
     assign t9 = (t8[15]);
-    assign t10 = (((t2[1]) ? 32'd0 : t4) + {{16 {t9}}, t8});
+    assign t10 = (((t2[1]) ? 32'd0 : t3) + {{16 {t9}}, t8});
 
     // Register logic
     always @(posedge clk) begin
@@ -49,14 +49,14 @@ module array_pe(clk, rst, above, advance, flags, north, shift, west, below, east
             t0 <= 8'd0;
             t1 <= 8'd0;
             t2 <= 3'd0;
-            t3 <= 1'd0;
-            t4 <= 32'd0;
+            t3 <= 32'd0;
+            t4 <= 1'd0;
         end else begin
             t0 <= (advance ? west : t0);
             t1 <= (advance ? north : t1);
             t2 <= (advance ? flags : t2);
-            t3 <= (advance ? shift : t3);
-            t4 <= (advance ? (shift ? above : ((t2[0]) ? (t10[31:0]) : t4)) : t4);
+            t3 <= (advance ? (shift ? above : ((t2[0]) ? (t10[31:0]) : t3)) : t3);
+            t4 <= (advance ? shift : t4);
         end
     end
 endmodule
