@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.dataflow.graph import Network
+from tilewright.dataflow.tensor import Profile
 from tilewright.workloads.adapter_plan import AdapterError
 from tilewright.workloads.families import family_of
 from tilewright.workloads.generation import DEFAULT_OUTPUT_TOKENS, steps, window_limits
 from tilewright.workloads.gradient import GradientError
 from tilewright.workloads.lengths import batch_of, ragged
 from tilewright.workloads.lowering import lower
-from tilewright.workloads.policy import training_policy
+from tilewright.workloads.policy import TrainingPolicy, training_policy
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.ragged import sequences
 from tilewright.workloads.read import preset_names, read_json, read_preset
@@ -156,34 +157,56 @@ def load_workload(
         return _from_onnx(Path(model), onnx_terms, onnx_sizes, precision, adapter, name, dims)
     if dims and attention in (None, "three_pass"):
         raise InputError(f"dims bind dimensions of an .onnx file, {str(model)!r} is none, and no .cascade")
-    values, source, model_name = _model_values(model)
-    model_type, family = family_of(values, source)
-    stated = _read_adapter(adapter)
-    spec = family.read(values, source, stated.task if stated else "")
     sizes = Sizes(each.n_sequences, each.seq, decoder_seq, each.cache, image, samples)
     terms = _Terms(phase, lowering, logits, attention or "three_pass")
-    spec, run = _run(spec, terms, sizes, Precision.of(precision), source)
-    run = replace(run, training=training, attention_sizes=tuple((dims or {}).items()))
-    _check_choice("adapter_mode", adapter_mode, get_args(AdapterMode))
-    mode = cast(AdapterMode, adapter_mode if stated else "none")
-    plan = stated.plan(spec, family.targets) if stated else None
+    stated = _Stated(adapter, adapter_mode, attention, training, tuple((dims or {}).items()), each.profile)
+    return _from_config(model, terms, sizes, Precision.of(precision), stated, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """What a caller states of a model's own file besides terms and sizes."""
+
+    adapter: str | Path | None
+    adapter_mode: str
+    attention: str | None
+    training: TrainingPolicy
+    attention_sizes: tuple[tuple[str, int | float], ...]
+    profile: Profile | None
+
+
+def _from_config(
+    model: str | Path, terms: "_Terms", sizes: Sizes, precision: Precision, stated: _Stated, name: str | None
+) -> Workload:
+    """The workload of a preset or a configuration file."""
+    values, source, model_name = _model_values(model)
+    model_type, family = family_of(values, source)
+    adapter = _read_adapter(stated.adapter)
+    spec = family.read(values, source, adapter.task if adapter else "")
+    spec, run = _run(spec, terms, sizes, precision, source)
+    run = replace(run, training=stated.training, attention_sizes=stated.attention_sizes)
+    _check_choice("adapter_mode", stated.adapter_mode, get_args(AdapterMode))
+    mode = cast(AdapterMode, stated.adapter_mode if adapter else "none")
+    plan = adapter.plan(spec, family.targets) if adapter else None
     adapted = plan.adjusted(run) if plan else run
     check_positions(spec, adapted.seq, adapted.cache, source)
-    adapted, run = (ragged(spec, one, each.profile, source) for one in (adapted, run))
+    adapted, run = (ragged(spec, one, stated.profile, source) for one in (adapted, run))
     try:
         network, parameters = lower(spec, adapted, plan)
     except AdapterError as error:
-        raise InputError(f"{stated.source if stated else source}: {error}") from None
+        raise InputError(f"{adapter.source if adapter else source}: {error}") from None
     except GradientError as error:
         raise InputError(f"{source}: phase train: {error}") from None
-    if attention and not any(op.group == "attention" for layer in network for op in layer.graph.operators):
-        raise InputError(f"{source}: attention {attention!r}: {model_type} has no attention")
+    if stated.attention and not any(
+        op.group == "attention" for layer in network for op in layer.graph.operators
+    ):
+        raise InputError(f"{source}: attention {stated.attention!r}: {model_type} has no attention")
     if plan and mode != "unmerged":  # lowered with the adapter all the same: a wrong one is refused
         network, parameters = lower(spec, run, None)
     if mode == "merged":
         parameters = tuple(replace(parameter, trainable=False) for parameter in parameters)
     label = name or _label(model_name, run)
-    return Workload(label, model_type, run, str(adapter or ""), mode, network, parameters)
+    return Workload(label, model_type, run, str(stated.adapter or ""), mode, network, parameters)
 
 
 def _from_cascade(
