@@ -193,7 +193,7 @@ def _kernel_nests(
     The host launches ahead: a kernel starts when its launch is done and the kernel before has ended.
     """
     product = kernel.product
-    rank, extent = ("k", product.k) if product else ("points", kernel.points)
+    rank, extent = _cut_rank(product) if product else ("points", kernel.points)
     loop = Loop(rank, extent, -(-extent // _PARTS))
     launch = Nest(
         f"{kernel.name}_launch", "front_end", (Loop("launch", 1, 1),),
@@ -241,6 +241,13 @@ def _move(
     return nest, port
 
 
+def _cut_rank(product: Product) -> tuple[str, int]:
+    """The longest rank of the result, which the parts of a kernel cut."""
+    sizes = {"batch": product.batch, "m": product.m, "n": product.n}
+    rank = max(sizes, key=lambda name: sizes[name])
+    return rank, sizes[rank]
+
+
 def _compute(kernel: Kernel, loop: Loop) -> Compute:
     """The leaf: its share of the kernel's cycles, with the product or functions that it stands for."""
     cycles = max(1.0, kernel.work.cycles * loop.tile / loop.extent)
@@ -249,7 +256,8 @@ def _compute(kernel: Kernel, loop: Loop) -> Compute:
         return Compute(
             Unit.VECTOR, kernel.operators, (("points", loop.tile),), functions=kernel.functions, cycles=cycles
         )
-    tile = (("batch", product.batch), ("m", product.m), ("n", product.n), ("k", loop.tile))
+    whole = {"batch": product.batch, "m": product.m, "n": product.n, "k": product.k}
+    tile = tuple((whole | {loop.rank: loop.tile}).items())
     return Compute(
         Unit.MATRIX, kernel.operators, tile, ("m",), ("n",), ("k",), ("batch",),
         operand_bits=(int(product.bits[1]), int(product.bits[0])), cycles=cycles,
