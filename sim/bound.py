@@ -19,6 +19,7 @@ from tilewright.sim.device import Device
 from tilewright.sim.energy import price_book
 from tilewright.sim.engine_leaf import LeafPricer, MemoryService
 from tilewright.sim.mapper_machine import Machine, machine_of
+from tilewright.sim.placement import MAX_GROUPS
 from tilewright.sim.report import Breakdown
 from tilewright.sim.sequential_picks import with_grouped_picks
 from tilewright.sim.sequential_plan import (
@@ -269,12 +270,13 @@ def _reads_all(graph: Graph, cache: str) -> bool:
 def program_bound(program: Program, architecture: Architecture, memory: MemoryService) -> tuple[int, str]:
     """(cycles, component) of the busiest component of a program: the run never takes fewer cycles.
 
-    A pool of channels is held to its total work over its channels, the DRAM to its service.
+    A pool of channels is held to its total work over its channels, each group
+    of the memory's channels to its service.
     """
     pricer = LeafPricer(program, architecture, memory)
     own: dict[str, int] = {}
     capacity: dict[str, int] = {}
-    service = 0
+    service = [0] * MAX_GROUPS  # by group of channels
     for nest in program.nests:
         component = pricer.component(nest)
         name = component.name
@@ -285,9 +287,10 @@ def program_bound(program: Program, architecture: Architecture, memory: MemorySe
         for count, shrunk in tile_classes(nest.loops, [loop.rank for loop in cut]):
             cost = costs[sum(1 << bit for bit, loop in enumerate(cut) if loop.rank in shrunk)]
             own[name] = own.get(name, 0) + count * cost.own_cycles
-            service += count * cost.service_cycles
+            for group in range(MAX_GROUPS):
+                service[group] += count * cost.service_cycles * (cost.groups >> group & 1)
     cycles = {name: -(-busy // capacity[name]) for name, busy in own.items()}
-    if service:
-        cycles[architecture.of_kind(Dram)[0].name] = service
+    if any(service):
+        cycles[architecture.of_kind(Dram)[0].name] = max(service)
     busiest = max(cycles, key=lambda name: cycles[name])
     return cycles[busiest], busiest

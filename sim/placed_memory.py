@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tilewright.sim.dram_contention import SteadyMix
 
 Ints = npt.NDArray[np.int64]
-#: Refresh intervals of a steady measurement for the engine: with so many a slowdown is good to some 2 %.
-_N_INTERVALS = 24
+#: Refresh intervals of a steady measurement for the engine: a slowdown is good to a few percent.
+_N_INTERVALS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tilewright.sim.bound import program_bound
 from tilewright.sim.design import Design
 from tilewright.sim.device import device_named
 from tilewright.sim.evaluate import evaluate, layer_result, run_layer
-from tilewright.sim.memory import service_table
+from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.report import Breakdown, Report
 from tilewright.sim.sequential import Sequential
 from tilewright.sim.space import Value
@@ -96,7 +96,7 @@ def test_no_simulation_is_under_the_rooflines_or_the_compulsory_traffic(
 def test_no_program_beats_its_own_bound(design: Design, network: Network) -> None:
     built = Sequential().build(design.parameters, device_named(design.device))
     (dram,) = built.of_kind(Dram)
-    memory = service_table(dram.config, dram.channels, built.clock_mhz)
+    memory = memory_of(dram, built.clock_mhz)
     for layer in network:
         try:
             run = run_layer(layer.graph, built, objective=design.objective)

@@ -105,12 +105,12 @@ def test_a_run_falls_apart_into_portions_or_shares() -> None:
     assert cache.run_bytes(1 << 20) == 1024
 
 
-def test_a_class_stands_for_runs_from_half_to_twice_its_own() -> None:
-    assert [traffic_class(n, False, False) // 4 for n in (1, 127, 128, 511, 512, 2048, 8192, 1 << 20)] == [
-        0, 0, 1, 1, 2, 3, 4, 4,
+def test_a_class_stands_for_runs_shorter_than_three_times_its_own() -> None:
+    assert [traffic_class(n, False, False) // 4 for n in (1, 383, 384, 3071, 3072, 1 << 20)] == [
+        0, 0, 1, 1, 2, 2,
     ]  # fmt: skip
     company = (1 << 3 * traffic_class(64, True, False)) + 2 * (1 << 3 * traffic_class(9999, False, True))
-    assert members(company) == ((64, True, False), (16384, False, True), (16384, False, True))
+    assert members(company) == ((128, True, False), (8192, False, True), (8192, False, True))
 
 
 def test_a_reader_and_a_writer_in_company_are_slowed_down_and_nobody_is_sped_up() -> None:

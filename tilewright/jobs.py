@@ -99,7 +99,13 @@ def _keep(
     folder = out / chosen.folder
     beside = [f"../../{name}" for name in names]
     write_design(chosen.design, beside[0], beside[1:], tables, folder / "DESIGN.yaml")
-    reports = [Run(workload, chosen.design, table=tables).simulate("tile") for workload in workloads]
+    # the page shows the memory of one workload of the knees: a figure costs as much as tens of simulations
+    reports = [
+        Run(workload, chosen.design, table=tables).simulate(
+            "tile", memory_detail=position == 0 and "knee" in chosen.labels
+        )
+        for position, workload in enumerate(workloads)
+    ]
     summary = {
         "device_class": chosen.device_class,
         "label": ", ".join(chosen.labels),
@@ -146,6 +152,7 @@ def draw(folder: Path, out: Path) -> dict[str, Any]:
 
     Raises InputError if the folder holds no study.
     """
+    from tilewright.reports.bandwidth import bandwidth_figure
     from tilewright.reports.breakdown import breakdown_figure, roofline_figure
     from tilewright.reports.history import hypervolume_figure
     from tilewright.reports.page import BestDesign, study_page
@@ -167,10 +174,12 @@ def draw(folder: Path, out: Path) -> dict[str, Any]:
     best = []
     for place, summary in stored.items():
         stem = out / "figures" / place
-        drawn = (
+        drawn: tuple[Path, ...] = (
             breakdown_figure(summary["reports"][0], stem.with_name(f"{place}_breakdown"))[1],
             roofline_figure(summary["reports"], stem.with_name(f"{place}_roofline"))[1],
         )
+        if "memory" in summary["reports"][0]:
+            drawn += (bandwidth_figure(summary["reports"][0], stem.with_name(f"{place}_bandwidth"))[1],)
         best.append(
             BestDesign(
                 summary["device_class"],
