@@ -26,6 +26,7 @@ from tilewright.sim.device import Device
 from tilewright.sim.fused_attention_cascade import CascadeSchedule
 from tilewright.sim.fused_attention_emit import PES, STAGING, STREAM, WAVE
 from tilewright.sim.fused_attention_flat import FlatChoice, FlatSchedule, Grid
+from tilewright.sim.fused_attention_linear import linear_of
 from tilewright.sim.fused_attention_shape import AttentionShape, attentions_of
 from tilewright.sim.fused_attention_unfused import UnfusedSchedule
 from tilewright.sim.sequential import Sequential
@@ -33,11 +34,11 @@ from tilewright.sim.sequential_space import CYCLES_PER_EVALUATION
 from tilewright.sim.space import Parameter, Space, Value
 
 Schedule = Literal["unfused", "flat", "cascade", "phased", "interleaved"]
-_BITS = {"int8": 8, "int16": 16}
+_BITS = {"int8": (8, 32), "fp16": (16, 16)}  # operands, sums
 _BURST_BYTES = 1024
 _MAX_OUTSTANDING = 64
 _PORT_BITS = 128
-_BANKS = 32
+_FREE = 1 << 20  # times the width of a port that is never a limit
 # What a PE does in one cycle, a dedicated exponential and a pipelined divider among it.
 _ONE_CYCLE = ("max", "add", "sub", "sum", "mac", "div", "exp", "sub_exp")
 
@@ -62,6 +63,7 @@ class FusedAttention:
                 Parameter("vector_lanes", (16, 32, 64, 128, 256, 512), 32, "PEs of the row beside the array"),
                 Parameter("precision", tuple(_BITS), "int8", "operands of a PE", False),
                 Parameter("buffer_kib", kib, 512, "the one buffer"),
+                Parameter("banks", (8, 16, 32, 64, 128, 256), 32, "banks of the buffer, one port each"),
                 Parameter("schedule", schedules, schedules[-1], "how attention runs", False),
                 Parameter("exponential", ("macs", "unit"), "macs", "of a PE: six products or a unit", False),
                 Parameter("granularity", ("row", "head"), "row", "what flat fuses", False),
@@ -81,6 +83,7 @@ class FusedAttention:
             (
                 Parameter("memory_gb_per_s", (0.0, 1e5), 0.0, "the memory as a rate; 0: to the bank"),
                 Parameter("softmax", (True, False), True, "flat: False leaves the softmax out", False),
+                Parameter("ports", ("counted", "free"), "counted", "whether memory ports can be the limit", False),
                 Parameter("spill", ("instead", "besides"), "instead", "flat: what overflows", False),
             ),
         )  # fmt: skip
@@ -88,9 +91,10 @@ class FusedAttention:
     def build(self, parameters: Mapping[str, Value], device: Device) -> Architecture:
         """Raises InputError for a value outside the space."""
         chosen = self.space(device).complete(parameters)
-        bits = _BITS[str(chosen["precision"])]
+        bits, sum_bits = _BITS[str(chosen["precision"])]
         rows, cols, lanes = int(chosen["rows"]), int(chosen["cols"]), int(chosen["vector_lanes"])
         clock_mhz = float(chosen["clock_mhz"])
+        banks, ports = int(chosen["banks"]), _FREE if chosen["ports"] == "free" else 1
         n_dma, width = int(chosen["dma_channels"]), int(chosen["dma_bytes_per_cycle"])
         named = dict.fromkeys(_ONE_CYCLE, 1)
         cycles = tuple((dict(CYCLES_PER_EVALUATION) | named).items())
@@ -98,12 +102,12 @@ class FusedAttention:
         if dict(device.totals).get("uram"):
             kind = "uram"
         components: tuple[Component, ...] = (
-            MatrixArray("array", rows, cols, "output", (bits, bits), 2 * bits if bits == 16 else 32,
+            MatrixArray("array", rows, cols, "output", (bits, bits), sum_bits,
                         discipline="multicast"),
             VectorUnit("vector", lanes, 16, cycles, 0),
             VectorUnit(WAVE, 1, 16, (), rows),
-            BufferMemory("buffer", int(chosen["buffer_kib"]) * 1024, _BANKS, _PORT_BITS, kind),  # type: ignore[arg-type]
-            BufferMemory(STAGING, 8 * cols * bits // 8, 1, cols * bits, "register"),
+            BufferMemory("buffer", int(chosen["buffer_kib"]) * 1024, banks, _PORT_BITS * ports, kind),  # type: ignore[arg-type]
+            BufferMemory(STAGING, 8 * cols * bits // 8, 1, cols * bits * ports, "register"),
             BufferMemory(PES, 2 * rows * cols * bits // 8, 1, rows * cols * bits, "register"),
             BufferMemory(STREAM, 2 * (rows + cols) * bits, 1, (rows + cols) * bits, "register"),
             Dma("dma_in", n_dma, width, _BURST_BYTES, _MAX_OUTSTANDING, 0),
@@ -126,10 +130,10 @@ class FusedAttention:
             waiting = _fed_by(graph, inside)
             first = [op for op in left if op.name not in inside | waiting]
             left = [op for op in left if op.name in waiting]
-            pieces += _sequential(graph, first, architecture, objective)
+            pieces += _others(graph, first, architecture, objective)
             name = shape.operators[0]
             pieces.append(attention_program(shape, architecture, name))
-        pieces += _sequential(graph, left, architecture, objective)
+        pieces += _others(graph, left, architecture, objective)
         return _joined(graph, pieces)
 
 
@@ -189,15 +193,17 @@ def _fed_by(graph: Graph, names: set[str]) -> set[str]:
     return found
 
 
-def _sequential(
+def _others(
     graph: Graph,
     operators: list[Operator],
     architecture: Architecture,
     objective: str,
 ) -> list[Program]:
-    """The program of a part of a graph, none of nothing."""
+    """The program of a part of a graph without attention, none of nothing."""
     if not operators:
         return []
+    if (linear := linear_of(graph, operators, grid_of(architecture))) is not None:
+        return [linear.program(linear.operator)]
     written = {op.output.tensor for op in operators}
     used = written | {access.tensor for op in operators for access in op.inputs}
     names = {op.name for op in operators}

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewright.dataflow.program import Direction, Loop, Port, Program, VectorWork
-from tilewright.sim.fused_attention_emit import EXP_MACS, PES, STAGING, STREAM, WAVE, AttentionEmitter, work
+from tilewright.sim.fused_attention_emit import (
+    EXP_MACS,
+    FLAG,
+    PES,
+    STAGING,
+    STREAM,
+    WAVE,
+    AttentionEmitter,
+    work,
+)
 from tilewright.sim.fused_attention_flat import Grid
 from tilewright.sim.fused_attention_shape import AttentionShape
 from tilewright.sim.mapping import MappingError
@@ -230,4 +239,4 @@ class _CascadeEmitter:
 
     def _flag(self, name: str) -> Port:
         """A token that says that one side of a phase is done."""
-        return self._emit.port(name, 4, ((f"{name}.flag", 1),), copies=1, slot=STREAM)
+        return self._emit.port(name, 4, ((f"{name}{FLAG}", 1),), copies=1, slot=STREAM)

@@ -1,5 +1,6 @@
 """Collecting nests and buffers of one attention: ports by rank, transfers in pieces."""
 
+from dataclasses import replace
 from math import prod
 
 from tilewright.dataflow.program import (
@@ -22,6 +23,8 @@ from tilewright.sim.fused_attention_shape import AttentionShape
 #: buffer by, and the delay with which a wave of results leaves the array.
 STAGING, PES, STREAM, WAVE = "staging", "pe_registers", "stream", "wave"
 EXP_MACS = 6
+#: Ends the rank of a token that stands for an event and holds no data.
+FLAG = ".flag"
 BUFFER = "input_buffer"  # all three buffers of the family are one memory
 _ROLES = {"K": Role.KV_CACHE, "V": Role.KV_CACHE}
 _DTYPES = {8: "int8", 16: "fp16", 32: "fp32"}
@@ -75,11 +78,18 @@ class AttentionEmitter:
     ) -> None:  # fmt: skip
         """A transfer of `elements` in every iteration of `loops`, in pieces: a large one would hold up others.
 
-        The memory side is charged with what moves; of the ports only the tile's share counts on chip.
+        Ports take their tile at the first piece and give it on after the last.
         """
         rank, piece = f"{name}.elements", min(elements, piece_elements or self._piece_elements)
         if piece < elements:
             loops = (*loops, Loop(rank, elements, piece))
+        reads, writes = (
+            tuple(
+                port if port.tile[0][0].endswith(FLAG) else replace(port, tile=((rank, piece),))
+                for port in ports
+            )
+            for ports in (reads, writes)
+        )
         slot = "dma_in" if direction is Direction.LOAD else "dma_out"
         leaf = Transfer(direction, self._name(tensor), ((rank, piece),), self.bits, piece)
         self._nests.append(Nest(name, slot, loops, leaf, reads, writes, after))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, get_args
 
-from tilewright.dataflow.program import Direction, Loop, Port, Program
+from tilewright.dataflow.program import Direction, Loop, Port, Program, n_iterations
 from tilewright.sim.architecture import Stationarity
-from tilewright.sim.fused_attention_emit import BUFFER, STREAM, AttentionEmitter, exponential, work
+from tilewright.sim.fused_attention_emit import BUFFER, FLAG, STREAM, AttentionEmitter, exponential, work
 from tilewright.sim.fused_attention_shape import AttentionShape
 from tilewright.sim.mapping import MappingError
 
@@ -230,6 +230,24 @@ class FlatSchedule:
             return ("AV", Direction.LOAD), ("AV", Direction.STORE)
         return (("AV", Direction.STORE),) if "AV" in self.choice.kept else ()
 
+    def estimate(self) -> tuple[int, int]:
+        """(cycles of the array, bytes over the memory's edge) of the products, without a softmax."""
+        products: tuple[Product, Product] = ("score", "mix")
+        cycles = 0
+        for product in products:
+            passes = self.passes(product)
+            cycles += n_iterations((*self.outer, *passes.loops)) * passes.inner_extent
+        moved = [
+            self.kept_tile(one) if one in self.choice.kept else self.streamed(one) for one in ("Q", "K", "V")
+        ]
+        moved.append(self.streamed("AV"))
+        if "QK" not in self.choice.kept:
+            moved += [self.streamed("QK"), self.streamed("A")]
+        elements = sum(n_iterations(loops) * size for loops, size in moved)
+        spilled = [self.exchanged(tensor) for tensor, _ in self.spills()]
+        over = sum(n_iterations(loops) * size for loops, size in spilled) * self.spilled_fraction()
+        return cycles, round(elements + over) * self.shape.element_bytes
+
     def program(self, name: str) -> Program:
         """The schedule as loops and tokens on the slots of the family."""
         return _FlatEmitter(self).program(name)
@@ -322,7 +340,7 @@ class _FlatEmitter:
 
     def _flag(self, name: str) -> Port:
         """A token that says that rows of scores are in DRAM."""
-        tile = ((f"{name}.flag", 1),)
+        tile = ((f"{name}{FLAG}", 1),)
         return self._emit.port(name, len(self._row_loops), tile, copies=_IN_DRAM, slot=STREAM)
 
     def _piece(self, tensor: str) -> Port:
@@ -385,7 +403,7 @@ class _FlatEmitter:
         if not moved:
             return ()
         name = f"spill_{user}_{direction.value}_{tensor}"
-        tile = ((f"{name}.flag", 1),)
+        tile = ((f"{name}{FLAG}", 1),)
         port = self._emit.port(name, len(loops), tile, copies=self._copies, slot=STREAM)
         ends = ((), (port,)) if direction is Direction.LOAD else ((port,), ())
         self._emit.move(name, tensor, direction, loops, moved, *ends)

@@ -72,6 +72,7 @@ class Listing(StrEnum):
     TEMPLATES = "templates"
     DEVICES = "devices"
     MEMORIES = "memories"
+    CASES = "cases"
 
 
 class ValidationSet(StrEnum):
@@ -85,6 +86,19 @@ class ValidationSet(StrEnum):
 class Fidelity(StrEnum):
     BOUND = "bound"
     TILE = "tile"
+
+
+class MapObjective(StrEnum):
+    LATENCY = "latency"
+    ENERGY = "energy"
+    EDP = "edp"
+    MIX = "mix"
+
+
+class MapTiles(StrEnum):
+    DIVISORS = "divisors"
+    REMAINDERS = "remainders"
+    ALL = "all"
 
 
 class Level(StrEnum):
@@ -328,6 +342,24 @@ def validate(
 
 
 @app.command()
+def reproduce(
+    case: Annotated[str, typer.Argument(help="a case of `tilewright list cases`")],
+    out: Annotated[Path | None, typer.Option(help="write tables and a figure here")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a published system from its configuration, its figures beside ours.
+
+    Example: tilewright reproduce fusemax --out out/fusemax
+    """
+    from tilewright import reproduction, tables
+
+    answer = reproduction.run(case, out)
+    _emit(answer, as_json, lambda: tables.reproduction(answer))
+    if not all(claim["holds"] for claim in answer["claims"]):
+        raise typer.Exit(1)
+
+
+@app.command()
 def calibrate(
     points: Annotated[Path, typer.Argument(help="a CSV of measurements")],
     template: Annotated[str, typer.Option(help="gpu_like or systolic_ws")],
@@ -344,6 +376,37 @@ def calibrate(
 
     answer = calibration_files.run(points, template, device, out, folds)
     _emit(answer, as_json, lambda: tables.calibration(answer))
+
+
+@app.command("map")
+def map_(
+    hierarchy: Annotated[Path, typer.Argument(help="YAML of levels, from the backing store inwards")],
+    gemm: Annotated[str | None, typer.Option(help="a product MxNxK")] = None,
+    model: Annotated[str | None, typer.Option(help="model, or a WORKLOAD.yaml; with --op")] = None,
+    op: Annotated[str | None, typer.Option(help="which contraction of the model")] = None,
+    adapter: Adapter = None,
+    phase: Phase = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    cache: Cache = None,
+    objective: Annotated[MapObjective, typer.Option(help="what is minimised")] = MapObjective.LATENCY,
+    weights: Annotated[
+        tuple[float, float], typer.Option(help="of a cycle and of a pJ, for objective mix")
+    ] = (1.0, 1.0),
+    tiles: Annotated[MapTiles, typer.Option(help="which tile sizes are tried")] = MapTiles.DIVISORS,
+    mapping: Annotated[Path | None, typer.Option(help="YAML of a mapping to price instead")] = None,
+    as_json: Json = False,
+) -> None:
+    """Map a contraction onto a declared hierarchy; the answer is certified to be the best of the space.
+
+    Example: tilewright map examples/hierarchies/h3.yaml --gemm 1024x4096x1024 --objective energy
+    """
+    from tilewright import maps, tables
+
+    terms = {"adapter": adapter, "phase": phase, "batch": batch, "seq": seq, "cache": cache}
+    problem = maps.problem_of(gemm, model, op, terms)
+    answer, text = maps.map_contraction(hierarchy, problem, objective.value, tiles.value, mapping, weights)
+    _emit(answer, as_json, lambda: tables.mapping(answer, text))
 
 
 @cascade_app.command("check")

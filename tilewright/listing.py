@@ -74,7 +74,14 @@ def _memories() -> list[dict[str, Any]]:
     return rows
 
 
+def _cases() -> list[dict[str, Any]]:
+    from tilewright.cases.case import cases
+
+    return [{"case": case.name, "summary": case.summary} for case in cases().values()]
+
+
 _LISTS = {
+    "cases": _cases,
     "models": _models,
     "adapters": _adapters,
     "cascades": _cascades,

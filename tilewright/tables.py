@@ -145,11 +145,10 @@ def _memory(memory: "MemoryReport") -> None:
         *("channel", "busy", "MB", "GB/s", "of peak", "row hits", "latency (ns)", "energy (uJ)"),
     )
     for group in _alike(memory.channels):
-        one = group[0]
+        first = group[0]
         name = _spans(tuple(channel.channel for channel in group))
-        channels.add_row(
-            name, f"{100 * one.busy_fraction:.1f} %", *_traffic(one.read_bytes + one.write_bytes, one)
-        )
+        n_bytes = first.read_bytes + first.write_bytes
+        channels.add_row(name, f"{100 * first.busy_fraction:.1f} %", *_traffic(n_bytes, first))
     _print(tensors, "", channels, "")
 
 
@@ -278,6 +277,37 @@ def calibration(answer: Mapping[str, Any]) -> None:
     files(answer)
 
 
+def mapping(answer: Mapping[str, Any], text: str) -> None:
+    """The loop nest of a mapping, what every level is asked for, and the certificate."""
+    headline = _table(
+        f"{answer['contraction']} on {answer['hierarchy']}, objective {answer['objective']}", "", ""
+    )
+    backing = answer["levels"][0]["name"]
+    for name, value in (
+        ("ranks", ", ".join(f"{rank} {size:,}" for rank, size in answer["ranks"].items())),
+        (
+            "cycles",
+            f"{answer['cycles']:,.0f} ({100 * answer['utilisation']:.1f} % of the multipliers at work)",
+        ),
+        ("energy", f"{answer['energy_pj']:.6g} pJ"),
+        (f"words of {backing}", f"{answer['backing_words']:,.0f}"),
+    ):
+        headline.add_row(name, value)
+    headline.columns[1].justify = "left"
+    _print(headline, "", text, "")
+    rows("accesses", [
+        {name: round(value) if name.endswith("_words") else value for name, value in row.items()}
+        for row in answer["accesses"]
+    ])  # fmt: skip
+    if certificate := answer.get("certificate"):
+        verdict = "optimal" if certificate["optimal"] else "not proven optimal"
+        _print(
+            f"certificate: {verdict} among {certificate['space']}; bound {certificate['bound']:.10g}, value"
+            f" {certificate['value']:.10g}; {certificate['n_evaluated']:,} mappings evaluated,"
+            f" {certificate['n_pruned']:,} branches ruled out"
+        )
+
+
 def cascade(answer: Mapping[str, Any]) -> None:
     """The summary of a cascade: its drawing, then figures, then tensors and operators."""
     _print(answer["name"], answer["summary"], "")
@@ -297,3 +327,18 @@ def cascade(answer: Mapping[str, Any]) -> None:
         rows(f"\n{key}", answer[key])
     if answer["picture"]:
         _print(f"wrote {answer['picture']}")
+
+
+def reproduction(answer: Mapping[str, Any]) -> None:
+    """A reproduced case: errors by quantity, the paper's claims, what our own choice gains."""
+    from tilewright.reproduction import summaries
+
+    rows(f"{answer['case']}: ours against published", summaries(answer["points"]))
+    if answer["claims"]:
+        rows("claims", answer["claims"])
+    gains = [float(one["speedup"]) for one in answer["alternatives"]]
+    if gains:
+        _print(
+            f"our own choice of schedule: {min(gains):.3g} to {max(gains):.3g} times as fast,"
+            f" better by over 1 % at {sum(gain > 1.01 for gain in gains)} of {len(gains)} points"
+        )

@@ -1,0 +1,1 @@
+"""Designs and workloads of published systems, as `tilewright reproduce` runs them."""

@@ -1,0 +1,1 @@
+"""Published accelerators, reproduced from their configuration alone."""
