@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from tilewright.dataflow.errors import InputError
-from tilewright.sim.hierarchy import Hierarchy, Level
+from tilewright.sim.hierarchy import Level
 from tilewright.sim.mapper_search_kernel import (
     EVALUATED,
     HEAD,
@@ -297,8 +297,3 @@ def resolved_tiles(state: State) -> IntArray:
                 outer = outer_level(state, r, level)
                 kap[level, r] = min(state.spread[level, r] * kap[level + 1, r], state.kap[outer, r])
     return kap
-
-
-def fan_out_positions(hierarchy: Hierarchy) -> int:
-    """Multipliers that work at once."""
-    return hierarchy.n_pes

@@ -96,15 +96,24 @@ class MapSpace:
         return tuple(rank for rank, _ in self.problem.sizes)
 
 
-def map_space(problem: Contraction, hierarchy: Hierarchy, tiles: Tiles = "remainders") -> MapSpace:
-    """The space of mappings of `problem`, ranks merged where they cannot be told apart.
+def map_space(
+    problem: Contraction, hierarchy: Hierarchy, tiles: Tiles = "remainders", merge: bool = True
+) -> MapSpace:
+    """The space of mappings of `problem`; with `merge` ranks are one where they cannot be told apart.
 
     Raises InputError for too many ranks, unknown tiles, or axes that name no rank of the problem.
     """
     if tiles not in TILES:
         raise InputError(f"tiles {tiles!r} is unknown{nearest(tiles, TILES)}; known: {', '.join(TILES)}")
-    pinned = {rank for axes in hierarchy.fan_outs for axis in axes for rank in axis.ranks}
-    merged = problem if pinned & {rank for rank, _ in problem.sizes} else problem.merged()
+    known = [rank for rank, _ in problem.sizes]
+    pinned = [(axis, rank) for axes in hierarchy.fan_outs for axis in axes for rank in axis.ranks]
+    for axis, rank in pinned:
+        if rank not in known:
+            raise InputError(
+                f"contraction {problem.name!r} has no rank {rank!r}, which axis {axis.name!r} asks for"
+                f"{nearest(rank, known)}; its ranks: {', '.join(known)}"
+            )
+    merged = problem.merged() if merge and not pinned else problem
     if len(merged.sizes) > MAX_RANKS:
         raise InputError(
             f"contraction {problem.name!r}: {len(merged.sizes)} ranks after merging, the limit is {MAX_RANKS}"
@@ -144,7 +153,7 @@ def _arrays(
         [1 / level.read_words_per_cycle, 1 / level.write_words_per_cycle, 1 / level.shared_words_per_cycle]
         for level in levels
     ]).T  # fmt: skip
-    fan = [int(bool(one.positions.max(initial=1) > 1)) for one in spreads]
+    fan = [int(any(axis.size > 1 for axis in axes)) for axes in hierarchy.fan_outs]
     candidates = [tiles_of(size, tiles) for _, size in problem.sizes]
     flat = [order for of_mask in orders for order in of_mask]
     values = [_distinct(one.positions) for one in spreads]

@@ -66,6 +66,8 @@ class Contraction:
         Tiles of a merged rank are runs of its parts in order, so the space holds all tiles of the parts that
         are runs, and more.
         """
+        if self.macs == 1:
+            return self
         summed = {
             rank for one in self.operands for index in one.indices if len(index) > 1 for rank, _ in index
         }
