@@ -33,7 +33,7 @@ def shape_of(heads: int, queries: int, keys: int, width: int) -> AttentionShape:
 
 
 def architecture(**stated: object) -> Architecture:
-    wide = {"dma_channels": 32, "dma_bytes_per_cycle": 512, "precision": "int16"}
+    wide = {"dma_channels": 32, "dma_bytes_per_cycle": 512, "precision": "fp16"}
     return FusedAttention().build({**wide, **stated}, device_named("asic7"))  # type: ignore[arg-type]
 
 
