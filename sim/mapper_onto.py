@@ -95,7 +95,8 @@ def _nothing_fits(space: MapSpace) -> MappingError:
     least = min(choices_of(space), key=lambda choice: int((choice.keep.T * choice.copies).sum()))
     for i, level in enumerate(space.hierarchy.levels[1:], start=1):
         words = (
-            sum(tile_words(space.arrays, t, ones) for t in np.flatnonzero(least.keep[i])) * least.copies[i]
+            sum(tile_words(space.arrays, int(t), ones) for t in np.flatnonzero(least.keep[i]))
+            * least.copies[i]
         )
         if words > space.arrays.capacity_words[i]:
             bits = words * space.hierarchy.word_bits
@@ -147,7 +148,7 @@ def score(problem: Contraction, hierarchy: Hierarchy, stated: Mapping[str, State
         copies[i], serial[i] = (
             (2, 0) if level.buffering == "double" else (1, int(level.buffering == "single"))
         )
-        used = sum(tile_words(space.arrays, t, tiles[i]) for t in np.flatnonzero(keep[i])) * copies[i]
+        used = sum(tile_words(space.arrays, int(t), tiles[i]) for t in np.flatnonzero(keep[i])) * copies[i]
         if used > space.arrays.capacity_words[i]:
             raise MappingError(
                 f"{place}: its tiles take {used * hierarchy.word_bits / 8:g} bytes,"

@@ -69,7 +69,7 @@ def choices_of(space: MapSpace) -> Iterator[Choice]:
     """
     levels, operands = space.hierarchy.levels, space.problem.operands
     n_tensors = len(operands)
-    ways = [[(1,)] * n_tensors]
+    ways: list[list[tuple[int, ...]]] = [[(1,)] * n_tensors]
     for level in levels[1:]:
         ways.append([_ways(level, operand, t == n_tensors - 1) for t, operand in enumerate(operands)])
     bufferings = [[(1, 0)]] + [_bufferings(level) for level in levels[1:]]
@@ -152,7 +152,7 @@ class Search:
             for choice in choices:
                 self._descend(choice, state, 1, ())
             return self.found
-        order = []
+        order: list[tuple[float, float, int, Choice, FloatArray]] = []
         for choice in choices:
             rows = self._stage(choice, state, 1, np.array([np.inf, np.inf]), top=True)
             if len(rows):

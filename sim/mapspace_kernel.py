@@ -74,7 +74,7 @@ class State(NamedTuple):
     free: IntArray  # (L, T) mask of ranks inside the innermost loop that selects the tensor
     cost: FloatArray  # (L, T) spread_cost of each fan-out
     piece: IntArray  # (R, V + 1, P, K) distinct sizes of tiles at each position of the chain
-    count: IntArray  # (R, V + 1, P, K)
+    times: IntArray  # (R, V + 1, P, K)
     n_pieces: IntArray  # (R, V + 1, P)
     facts: FloatArray  # (R, F) what `refine` derives; see `fact_of`
     served: FloatArray  # (L, L, T) elements of all tiles that a parent serves a child once
@@ -107,7 +107,7 @@ def new_state(space: SpaceArrays) -> State:
     )
     state.kap[0] = space.sizes
     state.piece[:, :, 0, 0] = space.sizes[:, None]
-    state.count[:, :, 0, 0] = 1
+    state.times[:, :, 0, 0] = 1
     state.facts[:, -(n_levels + 1)] = space.sizes
     return state
 
@@ -129,11 +129,11 @@ def _cut(state: State, r: int, v: int, source: int, tile: int, first_only: bool)
 
     `first_only` keeps one piece of each: what one of the positions of a fan-out sees.
     """
-    piece, count = state.piece[r, v, source + 1], state.count[r, v, source + 1]
+    piece, count = state.piece[r, v, source + 1], state.times[r, v, source + 1]
     n = 0
     total = 0
     for i in range(state.n_pieces[r, v, source]):
-        size, times = state.piece[r, v, source, i], state.count[r, v, source, i]
+        size, times = state.piece[r, v, source, i], state.times[r, v, source, i]
         if first_only:
             n = _put(piece, count, n, min(size, tile), times)
             total += times
@@ -157,10 +157,10 @@ def fact_of(space: SpaceArrays, kind: int, which: int, position: int) -> int:
     rank that one instance of level `which` sees."""
     n_positions = 2 * space.fan.size + 1
     if kind == 0:
-        return which * n_positions + position
+        return int(which * n_positions + position)
     if kind == 1:
-        return (space.n_fans_above[-1] + which) * n_positions + position
-    return (space.n_fans_above[-1] + 1 + space.fan.size) * n_positions + which
+        return int((space.n_fans_above[-1] + which) * n_positions + position)
+    return int((space.n_fans_above[-1] + 1 + space.fan.size) * n_positions + which)
 
 
 @kernel
@@ -179,7 +179,7 @@ def refine(space: SpaceArrays, state: State, r: int, outer: int, inner: int) -> 
             facts[fact_of(space, 0, v, source + 2)] = _cut(state, r, v, source + 1, kap, narrow)
         total = 0
         for i in range(state.n_pieces[r, 0, 2 * level]):
-            total += state.piece[r, 0, 2 * level, i] * state.count[r, 0, 2 * level, i]
+            total += state.piece[r, 0, 2 * level, i] * state.times[r, 0, 2 * level, i]
         facts[fact_of(space, 2, level, 0)] = float(total)
         if level < n_levels:
             _count_copies(space, state, r, level)
@@ -187,7 +187,7 @@ def refine(space: SpaceArrays, state: State, r: int, outer: int, inner: int) -> 
         for v in range(n_variants):
             total = 0
             for i in range(state.n_pieces[r, v, 2 * inner]):
-                total += state.piece[r, v, 2 * inner, i] * state.count[r, v, 2 * inner, i]
+                total += state.piece[r, v, 2 * inner, i] * state.times[r, v, 2 * inner, i]
             facts[fact_of(space, 0, v, 2 * inner + 1)] = float(total)
             facts[fact_of(space, 0, v, 2 * inner + 2)] = float(total)
 
@@ -200,7 +200,7 @@ def _count_copies(space: SpaceArrays, state: State, r: int, level: int) -> None:
     for position in range(2 * level):
         total = 0
         for i in range(state.n_pieces[r, v, position]):
-            copies = state.count[r, v, position, i]
+            copies = state.times[r, v, position, i]
             for above in range(level):
                 if space.fan[above] and position <= 2 * above + 1:
                     size = min(state.piece[r, v, position, i], state.kap[above, r])
@@ -212,7 +212,7 @@ def _count_copies(space: SpaceArrays, state: State, r: int, level: int) -> None:
 @kernel
 def tile_words(space: SpaceArrays, t: int, tile: IntArray) -> float:
     """Words of tensor `t` under a tile (R,); an index that sums ranks spans its bounding box."""
-    words = space.words[t]
+    words = float(space.words[t])
     for dim in range(space.dim_ptr[t], space.dim_ptr[t + 1]):
         first, end = space.term_ptr[dim], space.term_ptr[dim + 1]
         if end - first == 1:
@@ -232,7 +232,7 @@ def used_words(space: SpaceArrays, choice: Choice, level: int, tile: IntArray) -
     for t in range(space.relevant.size):
         if choice.keep[level, t]:
             total += tile_words(space, t, tile)
-    return total * choice.copies[level]
+    return float(total * choice.copies[level])
 
 
 @kernel

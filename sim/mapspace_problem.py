@@ -125,7 +125,7 @@ def contraction_of(graph: Graph, operator: Operator) -> Contraction:
 
 def _divided(operator: Operator, sizes: dict[str, int]) -> dict[str, tuple[tuple[str, int], ...]]:
     """Ranks that an index divides, as (part, size) pairs: the quotient and the rest."""
-    parts = {}
+    parts: dict[str, tuple[tuple[str, int], ...]] = {}
     for access in (*operator.inputs, operator.output):
         for term in (term for index in access.indices for term in index.terms if term.divisor > 1):
             size, divisor = sizes[term.rank], term.divisor
