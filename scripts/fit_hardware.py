@@ -10,8 +10,9 @@ from statistics import mean
 
 from tilewright import sim
 from tilewright.calibration import fit_constants
+from tilewright.dataflow.graph import Graph
 from tilewright.hardware import predict
-from tilewright.hardware_points import HardwarePoint, in_first_half, read_points
+from tilewright.hardware_points import HardwarePoint, Layer, in_first_half, read_points
 from tilewright.sim.fitted import ANY_DEVICE, constants_of
 
 DATA = Path(sim.__file__).parent / "data"
@@ -19,7 +20,7 @@ FITTED = ("matmul", "linear", "bmm", "softmax", "layernorm", "ln", "gelu")
 
 
 def usable(point: HardwarePoint) -> bool:
-    return point.work is not None and not point.set.endswith("_short")
+    return isinstance(point.work, Graph | Layer) and not point.set.endswith("_short")
 
 
 def error(points: list[HardwarePoint], values: dict[str, float]) -> float:

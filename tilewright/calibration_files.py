@@ -10,6 +10,7 @@ from tilewright.calibration import Fit, calibrate, constants_to_fit
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.textfile import write_whole
 from tilewright.hardware import predict
+from tilewright.hardware_models import MeasuredModel
 from tilewright.hardware_points import HardwarePoint, read_points
 from tilewright.sim.version import model_version
 
@@ -51,6 +52,8 @@ def _unfit(point: HardwarePoint, template: str, device: str) -> str:
         return f"a row for template {point.template!r}"
     if point.unit == "us" and point.device != device:
         return f"measured on {point.device}"
+    if isinstance(point.work, MeasuredModel):
+        return "a whole model, which is compared but not fitted"
     if point.set == "gemmini_default":
         return "the library's own tiling, whose time holds the host's search for it"
     try:

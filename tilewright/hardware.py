@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from tilewright.dataflow.errors import InputError
+from tilewright.dataflow.graph import Graph
+from tilewright.hardware_models import MeasuredModel, network_of
 from tilewright.hardware_points import CYCLES, HardwarePoint, Layer
 from tilewright.sim.architecture import Architecture, Dram
+from tilewright.sim.capacity import check_capacity
 from tilewright.sim.device import device_named
 from tilewright.sim.engine import compile_program, run
 from tilewright.sim.evaluate import run_layer
@@ -34,9 +37,17 @@ def predict(point: HardwarePoint, constants: Mapping[str, float], device: str = 
         architecture = _built(point.template, device or point.device, parameters)
         return float(_layer_cycles(point.work, architecture))
     launch = () if point.launched else ((LAUNCH, _NO_LAUNCH_US),)
-    parameters = tuple((dict(constants) | {"precision": point.precision} | dict(launch)).items())
-    architecture = _built(point.template, device or point.device, parameters)
-    cycles = run_layer(point.work, architecture, point.template).timing.latency_cycles
+    fusion = isinstance(point.work, MeasuredModel) and point.work.fused
+    chosen = dict(constants) | {"precision": point.precision, "fusion": fusion} | dict(launch)
+    architecture = _built(point.template, device or point.device, tuple(chosen.items()))
+    if isinstance(point.work, MeasuredModel):
+        layers = network_of(point.work)
+        check_capacity(layers, device_named(architecture.device))
+        cycles = sum(
+            layer.count * _graph_cycles(layer.graph, architecture, point.template) for layer in layers
+        )
+        return cycles / architecture.clock_mhz
+    cycles = _graph_cycles(point.work, architecture, point.template)
     return cycles if point.unit == CYCLES else cycles / architecture.clock_mhz
 
 
@@ -45,6 +56,10 @@ def _built(template: str, device: str, parameters: tuple[tuple[str, Value], ...]
     family, target = template_named(template), device_named(device)
     check_device(family, target)
     return family.build(dict(parameters), target)
+
+
+def _graph_cycles(graph: Graph, architecture: Architecture, template: str) -> int:
+    return run_layer(graph, architecture, template).timing.latency_cycles
 
 
 def _layer_cycles(work: Layer, architecture: Architecture) -> int:

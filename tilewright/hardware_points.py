@@ -15,6 +15,7 @@ from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.graph import Graph
 from tilewright.dataflow.textfile import read_text
 from tilewright.files import MAX_FILE_BYTES
+from tilewright.hardware_models import MeasuredModel, check_model
 from tilewright.sim.device import devices
 from tilewright.sim.systolic_ws_layer import WsLayer, WsTiling, library_tiling
 
@@ -83,7 +84,7 @@ class HardwarePoint:
     unit: str
     template: str
     device: str
-    work: Graph | Layer | None
+    work: Graph | Layer | MeasuredModel | None
     precision: str = ""
     group: str = ""
     launched: bool = True  # False: the time of the kernel alone, as a profiler gives it
@@ -120,7 +121,7 @@ def _layer_point(number: int, row: Mapping[str, str]) -> HardwarePoint:
     except InputError as error:
         reason = str(error)
     return HardwarePoint(
-        number, name, row["layer_id"], reference, CYCLES, "systolic_ws", WS_DEVICE, work,
+        number, name, "gemmini", reference, CYCLES, "systolic_ws", WS_DEVICE, work,
         group=row["layer_id"], is_wrong=is_wrong, skipped_because=reason,
     )  # fmt: skip
 
@@ -173,17 +174,39 @@ def _microseconds(row: Mapping[str, str]) -> float:
     return _positive("value", row["value"]) * _MICROSECONDS[row["unit"]]
 
 
-def _operator_work(row: Mapping[str, str], device: str) -> Graph:
+def _operator_work(row: Mapping[str, str], device: str) -> Graph | MeasuredModel:
     if device not in devices() or devices()[device].gpu is None:
         raise InputError(f"device {row['device']!r} is none whose operators are modelled")
     if row["dtype"] not in _DTYPES:
         raise InputError(f"dtype {row['dtype']!r} is none of {', '.join(_DTYPES)}")
-    return _operator_graph(row)
+    return _model(row) or _operator_graph(row)
+
+
+#: What the last part of an operator's name says of a whole model, and the phase that it is.
+_PHASES = {"_inference_prefill": "prefill", "_train_step": "train"}
+
+
+def _model(row: Mapping[str, str]) -> MeasuredModel | None:
+    """The run of a whole model that a row names, None for a single operator."""
+    phase = next((phase for ending, phase in _PHASES.items() if row["op"].endswith(ending)), None)
+    if phase is None:
+        return None
+    dims = _dims(row)
+    fused = "-fusion" in row["source"]
+    run = MeasuredModel(
+        dims.get("model", ""), phase, _whole(dims, "batch"), _whole(dims, "seq"), row["dtype"], fused
+    )
+    check_model(run)
+    return run
+
+
+def _dims(row: Mapping[str, str]) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in row["other_dims"].split() if "=" in part)
 
 
 def _operator_graph(row: Mapping[str, str]) -> Graph:
     op, dtype = row["op"], row["dtype"]
-    dims = dict(part.split("=", 1) for part in row["other_dims"].split() if "=" in part)
+    dims = _dims(row)
     if op.startswith("llm_layer/"):
         return _llm_graph(op.removeprefix("llm_layer/"), dims, dtype)
     if op in ("matmul", "linear", "bmm"):
