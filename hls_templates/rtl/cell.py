@@ -145,11 +145,13 @@ def _integer_chain(
     valid, first, last = flags[0], flags[1], flags[2]
     total = Register(kind.pe.sum_bits)
     base = pyrtl.select(first, constant(0, kind.pe.sum_bits), total)
-    grown = pyrtl.select(valid, wrapped_sum(base, times), total)
+    grown = wrapped_sum(base, times)
+    # flags are part of the enable, which costs no logic per bit
     if not kind.drain_overlap:
-        feedback(total, pyrtl.select(wires["shift"], wires["above"], grown), advance)
+        moved = pyrtl.select(wires["shift"], wires["above"], grown)
+        feedback(total, moved, advance & (valid | wires["shift"]))
         return total
-    feedback(total, grown, advance)
+    feedback(total, grown, advance & valid)
     return _second_register(kind, wires, last, grown)
 
 
@@ -158,8 +160,8 @@ def _second_register(
 ) -> WireVector:
     """Takes the finished sum at `last`, else the one from above while the column is shifted."""
     second = Register(kind.chain_bits)
-    moved = pyrtl.select(wires["shift"], wires["above"], second)
-    feedback(second, pyrtl.select(last, finished, moved), wires["advance"])
+    moved = pyrtl.select(last, finished, wires["above"])
+    feedback(second, moved, wires["advance"] & (last | wires["shift"]))
     return second
 
 

@@ -1,39 +1,39 @@
 """Multipliers that several narrow products share, as one DSP of 27 x 18 bits can hold them.
 
-Two int8 products with a common factor:     a * (b1 * 2^18 + b0)           = a b1 * 2^18 + a b0
-Four int4 products of two and two factors:  (a1 * 2^8 + a0)(b1 * 2^16 + b0) = a0 b0 + a1 b0 * 2^8 + ...
+Two int8 products with a common factor:     a * (b1 * 2^16 + b0)
+Four int4 products of two and two factors:  (a1 * 2^8 + a0) * (b1 * 2^16 + b0)
 
-The operands are signed, so a negative lower product borrows one from the field above it: every field is
-corrected by the sign of the field below.
+The operands' bit patterns are multiplied as unsigned numbers, so that the fields of the product stay apart. A
+pattern of w bits is 2^w more than the negative number that it stands for; each field is corrected by 2^w times
+the other factor for each negative one, in its own width.
 """
 
 import pyrtl
 from pyrtl import WireVector
 
 from tilewright.dataflow.errors import InputError
-from tilewright.hls_templates.rtl.pe import signed_product
 from tilewright.hls_templates.rtl.wires import constant, fields, sign_extended, wrapped_sum
-
-#: Distance of the two int8 products: 16 bits of product and room for a borrow, inside a port of 27 bits.
-INT8_FIELD_BITS = 18
-#: An int4 product lies in -56 .. 64, which takes 8 bits.
-INT4_FIELD_BITS = 8
 
 
 def packed_int8_products(common: WireVector, low: WireVector, high: WireVector) -> list[WireVector]:
-    """[common * low, common * high] of three signed bytes, 16 bits each, from one 27 x 8 bit product."""
+    """[common * low, common * high] of three signed bytes, 16 bits each, from one 24 x 8 bit product."""
     _check_bits((common, low, high), 8)
-    pair = _packed_signed([low, high], INT8_FIELD_BITS)
-    whole = signed_product(pair, common)
-    return [field[:16] for field in _corrected(whole, INT8_FIELD_BITS, 2)]
+    pair = pyrtl.concat(high, constant(0, 8), low)
+    whole = (common * pair)[:32]  # PyRTL multiplies equal widths
+    return [
+        _signed_field(field, common, factor)
+        for field, factor in zip(fields(whole, 16), (low, high), strict=True)
+    ]
 
 
 def packed_int4_products(left: list[WireVector], right: list[WireVector]) -> list[WireVector]:
     """[l0 r0, l1 r0, l0 r1, l1 r1] of four signed nibbles, 8 bits each, from one 20 x 12 bit product."""
     _check_bits((*left, *right), 4)
-    lefts = _packed_signed(left, INT4_FIELD_BITS)
-    rights = _packed_signed(right, 2 * INT4_FIELD_BITS)
-    return _corrected(signed_product(rights, lefts), INT4_FIELD_BITS, 4)
+    lefts = pyrtl.concat(left[1], constant(0, 4), left[0])
+    rights = pyrtl.concat(right[1], constant(0, 12), right[0])
+    whole = (lefts * rights)[:32]
+    factors = [(one, other) for other in right for one in left]
+    return [_signed_field(field, *pair) for field, pair in zip(fields(whole, 8), factors, strict=True)]
 
 
 def _check_bits(operands: tuple[WireVector, ...], bits: int) -> None:
@@ -42,24 +42,13 @@ def _check_bits(operands: tuple[WireVector, ...], bits: int) -> None:
             raise InputError(f"a packed product takes operands of {bits} bits, got {len(operand)}")
 
 
-def _packed_signed(pair: list[WireVector], distance_bits: int) -> WireVector:
-    """pair[1] * 2^distance + pair[0] as one signed number; the sum carries the low operand's sign up."""
-    low, high = pair
-    bits = distance_bits + len(high) + 1
-    raised = pyrtl.concat(sign_extended(high, len(high) + 1), constant(0, distance_bits))
-    return wrapped_sum(raised, sign_extended(low, bits))
-
-
-def _corrected(whole: WireVector, field_bits: int, n_fields: int) -> list[WireVector]:
-    """The signed fields of a sum of fields: what lies above a negative field is one too small."""
-    found = []
-    rest = whole
-    for _ in range(n_fields):
-        field = rest[:field_bits] if len(rest) >= field_bits else sign_extended(rest, field_bits)
-        found.append(field)
-        if len(rest) > field_bits:
-            rest = wrapped_sum(rest[field_bits:], field[-1].zero_extended(len(rest) - field_bits))
-    return found
+def _signed_field(field: WireVector, left: WireVector, right: WireVector) -> WireVector:
+    """The product of two signed numbers of w bits from that of their patterns, 2 w bits: the upper half changes."""
+    bits = len(left)
+    off_left = pyrtl.select(left[-1], right, constant(0, bits))
+    off_right = pyrtl.select(right[-1], left, constant(0, bits))
+    upper = (field[bits:] - (off_left + off_right)[:bits])[:bits]
+    return pyrtl.concat(upper, field[:bits])
 
 
 def packed_pe(

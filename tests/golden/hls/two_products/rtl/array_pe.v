@@ -55,7 +55,7 @@ module array_pe(clk, rst, above, advance, flags, north, shift, west, below, east
             t0 <= (advance ? west : t0);
             t1 <= (advance ? north : t1);
             t2 <= (advance ? flags : t2);
-            t3 <= (advance ? (shift ? above : ((t2[0]) ? (t10[31:0]) : t3)) : t3);
+            t3 <= ((advance & ((t2[0]) | shift)) ? (shift ? above : (t10[31:0])) : t3);
             t4 <= (advance ? shift : t4);
         end
     end
