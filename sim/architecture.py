@@ -199,6 +199,10 @@ def _check(architecture: Architecture) -> None:
             value = getattr(component, name, 1)
             if not value > 0:
                 raise ArchitectureError(f"{component.name}.{name} must be > 0, got {value}")
+        if isinstance(component, MatrixArray) and (component.pe_cycles[0] < 0 or component.pe_cycles[1] < 1):
+            raise ArchitectureError(
+                f"{component.name}.pe_cycles must be >= 0 and >= 1, got {component.pe_cycles}"
+            )
     for slot, name in architecture.slots:
         if name not in names:
             raise ArchitectureError(f"slot {slot!r} is bound to {name!r}, which is no component")

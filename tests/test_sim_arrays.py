@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tilewright.dataflow.errors import InputError
-from tilewright.sim.architecture import MatrixArray, Stationarity
+from tilewright.sim.architecture import Architecture, ArchitectureError, MatrixArray, Stationarity
 from tilewright.sim.arrays import (
     gemm_cycles,
     leaf_cycles,
@@ -253,3 +253,12 @@ def test_what_int64_does_not_hold_is_wrong_input(sizes: tuple[int, int, int], me
     with pytest.raises(InputError, match=message) as caught:
         gemm_cycles(*sizes, 1, 1, "output")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pe_cycles", [(-1, 1), (0, 0)])
+def test_a_pe_without_an_adder_is_no_architecture(pe_cycles: tuple[int, int]) -> None:
+    pes = MatrixArray("pes", 4, 4, "output", (16, 16), 32, pe_cycles=pe_cycles)
+    with pytest.raises(ArchitectureError, match=r"pes.pe_cycles must be >= 0 and >= 1"):
+        Architecture("one", "u280", 200.0, (pes,), (("array", "pes"),))
+    with pytest.raises(InputError, match="must be (>= 0|> 0)"):
+        gemm_cycles(4, 4, 4, 4, 4, "output", pe_cycles=pe_cycles)
