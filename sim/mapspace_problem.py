@@ -107,6 +107,11 @@ def contraction_of(graph: Graph, operator: Operator) -> Contraction:
     """
     if operator.kind is not Kind.CONTRACTION:
         raise InputError(f"operator {operator.name!r} is a {operator.kind.value}, not a contraction")
+    return statement_of(graph, operator)
+
+
+def statement_of(graph: Graph, operator: Operator) -> Contraction:
+    """Ranks and operands of an operator of any kind, in the shape of a contraction."""
     sizes = {rank: graph.size(rank) for rank in operator.ranks}
     parts = _divided(operator, sizes)
     n_times: dict[str, int] = {}

@@ -383,7 +383,9 @@ def map_(
     hierarchy: Annotated[Path, typer.Argument(help="YAML of levels, from the backing store inwards")],
     gemm: Annotated[str | None, typer.Option(help="a product MxNxK")] = None,
     model: Annotated[str | None, typer.Option(help="model, or a WORKLOAD.yaml; with --op")] = None,
-    op: Annotated[str | None, typer.Option(help="which contraction of the model")] = None,
+    op: Annotated[
+        str | None, typer.Option(help="which contraction of the model; without it a whole layer")
+    ] = None,
     adapter: Adapter = None,
     phase: Phase = None,
     batch: Batch = None,
@@ -404,6 +406,10 @@ def map_(
     from tilewright import maps, tables
 
     terms = {"adapter": adapter, "phase": phase, "batch": batch, "seq": seq, "cache": cache}
+    if model is not None and op is None and gemm is None and mapping is None:
+        answer, text = maps.map_layer_of(hierarchy, model, terms, objective.value, tiles.value)
+        _emit(answer, as_json, lambda: tables.layer_mapping(answer, text))
+        return
     problem = maps.problem_of(gemm, model, op, terms)
     answer, text = maps.map_contraction(hierarchy, problem, objective.value, tiles.value, mapping, weights)
     _emit(answer, as_json, lambda: tables.mapping(answer, text))

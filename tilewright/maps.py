@@ -152,6 +152,43 @@ def problem_of(
     return contraction_named({layer.name: layer.graph for layer in workload.network}, operator)
 
 
+def map_layer_of(
+    hierarchy_file: Path,
+    model: str,
+    terms: Mapping[str, Any],
+    objective: str,
+    tiles: Literal["divisors", "remainders", "all"],
+) -> tuple[dict[str, Any], str]:
+    """The layer class with most of the work, divided into fused groups: figures by group, and their nests."""
+    from tilewright import api, runs
+    from tilewright.sim.mapper_fused import FusedMapping
+    from tilewright.sim.mapper_graph import map_layer
+
+    if objective not in ("latency", "energy"):
+        raise InputError(f"a layer is mapped for latency or energy, got {objective!r}")
+    workload = api.workload_of(*runs.workload_file(model, terms))
+    layer = max(
+        workload.network, key=lambda one: one.count * sum(one.graph.macs(o) for o in one.graph.operators)
+    )
+    hierarchy = load_hierarchy(hierarchy_file)
+    found = map_layer(layer.graph, hierarchy, "energy" if objective == "energy" else "latency", tiles)
+    groups, texts = [], []
+    for part in found.parts:
+        name = part.group.name if isinstance(part, FusedMapping) else part.problem.name
+        certificate = part.certificate
+        groups.append({
+            "group": name, "cycles": part.cycles, "energy_pj": part.energy_pj,
+            "backing_words": part.backing_words, "optimal": certificate is not None and certificate.optimal,
+        })  # fmt: skip
+        texts.append(f"{name}:\n" + "\n".join(f"  {line}" for line in part.text().splitlines()))
+    answer = {
+        "layer": layer.name, "hierarchy": hierarchy.name, "objective": objective, "cycles": found.cycles,
+        "energy_pj": found.energy_pj, "backing_words": found.backing_words, "optimal": found.optimal,
+        "groups": groups, "copies_left_out": list(found.left_out),
+    }  # fmt: skip
+    return answer, "\n".join(texts)
+
+
 def contraction_named(graphs: Mapping[str, Graph], name: str | None) -> Contraction:
     """One contraction of a workload's layer classes, by its operator's name; the only one if it is not named."""
     found = {

@@ -277,6 +277,20 @@ def calibration(answer: Mapping[str, Any]) -> None:
     files(answer)
 
 
+def layer_mapping(answer: Mapping[str, Any], text: str) -> None:
+    """The groups of a layer, their sum, and every group's loops."""
+    total = {
+        "group": "all",
+        **{name: answer[name] for name in ("cycles", "energy_pj", "backing_words", "optimal")},
+    }
+    rows(
+        f"layer {answer['layer']} on {answer['hierarchy']}, objective {answer['objective']}",
+        [{**row, "cycles": round(row["cycles"]), "backing_words": round(row["backing_words"])}
+         for row in (*answer["groups"], total)],
+    )  # fmt: skip
+    _print("", text)
+
+
 def mapping(answer: Mapping[str, Any], text: str) -> None:
     """The loop nest of a mapping, what every level is asked for, and the certificate."""
     headline = _table(
