@@ -260,5 +260,5 @@ def test_a_pe_without_an_adder_is_no_architecture(pe_cycles: tuple[int, int]) ->
     pes = MatrixArray("pes", 4, 4, "output", (16, 16), 32, pe_cycles=pe_cycles)
     with pytest.raises(ArchitectureError, match=r"pes.pe_cycles must be >= 0 and >= 1"):
         Architecture("one", "u280", 200.0, (pes,), (("array", "pes"),))
-    with pytest.raises(InputError, match="must be (>= 0|> 0)"):
+    with pytest.raises(InputError, match=r"must be (>= 0|> 0)"):
         gemm_cycles(4, 4, 4, 4, 4, "output", pe_cycles=pe_cycles)
