@@ -194,6 +194,22 @@ def test_a_run_starts_in_the_cycle_after_the_last_was_done() -> None:
             assert run.n_cycles == schedule(simulator.grid, m, n, k).n_cycles
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("stationarity", STATIONARITIES)
+def test_counters_of_three_bits_walk_over_sizes_of_up_to_seven(
+    stationarity: Stationarity, overlap: bool
+) -> None:
+    """Nothing overflows at the largest sizes, nor in a batch of as many products."""
+    simulator = ArraySimulator(array_grid(3, 2, stationarity, drain_overlap=overlap, size_bits=3))
+    for m, n, k in ((7, 7, 7), (6, 7, 1), (7, 1, 6), (1, 6, 7)):
+        a, b = integers(8, 7, m, k), integers(8, 7, k, n)
+        run = simulator.multiply(a, b)
+        assert (run.product == a @ b).all()
+        assert run.n_cycles == schedule(simulator.grid, m, n, k, batch=7).n_cycles
+    with pytest.raises(InputError, match="fits 3 bits"):
+        simulator.multiply(integers(8, 8, 3), integers(8, 3, 2))
+
+
 def test_sums_wrap_at_their_width() -> None:
     grid = array_grid(2, 2, "output", pe=replace(array_grid(2, 2).kind.pe, sum_bits=16))
     a = np.full((1, 5), -128)

@@ -121,6 +121,15 @@ def test_a_missing_simulator_is_skipped_with_the_reason(
     assert (found.verdict, found.reason) == ("skipped", "iverilog and verilator absent")
 
 
+def test_verilator_stands_in_for_icarus_verilog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "verilator"
+    tool.write_text("#!/bin/sh\necho Verilator 5.006 2023-01-22\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    found = check.any_simulator()
+    assert (found.name, found.path, found.version) == ("verilator", str(tool), "5.006")
+
+
 def test_an_array_without_rtl_is_skipped_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
