@@ -399,3 +399,23 @@ def settle(space: SpaceArrays, state: State, stage: int, row: FloatArray) -> Non
             place(space, state, r, stage, tile, space.spreads[spread, r])
     state.cost[stage - 1] = space.spread_cost[spread]
     state.free[stage - 1] = space.order_free[order]
+
+
+@kernel
+def evaluations(space: SpaceArrays, choice: Choice, state: State, tiles: IntArray) -> float:
+    """Price whole mappings one by one, nothing pruned; returns the least energy. tiles: (n, L - 1, R) candidates.
+
+    Every entry picks a tile among those of its rank, of which those that fit the tile outside count.
+    """
+    least = np.inf
+    n_ranks, n_levels = space.sizes.size, space.fan.size
+    for i in range(tiles.shape[0]):
+        for stage in range(1, n_levels):
+            spread = space.spread_ptr[stage - 1] + i % (space.spread_ptr[stage] - space.spread_ptr[stage - 1])
+            for r in range(n_ranks):
+                tile = min(space.tiles[space.tile_ptr[r] + tiles[i, stage - 1, r]], state.kap[stage - 1, r])
+                place(space, state, r, stage, tile, space.spreads[spread, r])
+            state.free[stage - 1] = space.order_free[space.order_ptr[state.trips[stage - 1]]]
+        evaluate(space, choice, state, n_levels - 1, True, False)
+        least = min(least, state.found[0])
+    return least
