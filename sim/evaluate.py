@@ -24,6 +24,7 @@ from tilewright.sim.memory_report import LayerTraffic, MemoryReport, memory_repo
 from tilewright.sim.placed_residents import check_placed, with_placement
 from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.report import Breakdown, Extrapolation, OperatorReport, Report
+from tilewright.sim.space import Parameter, Value
 from tilewright.sim.technology import resolve_table, tables_used
 from tilewright.sim.template import Template, check_device, template_named
 from tilewright.sim.validated import errors_of
@@ -81,13 +82,20 @@ def evaluate(
     device = device_named(design.device)
     template = _template(design.template)
     check_device(template, device)
-    parameters = template.space(device).complete(design.parameters)
+    space = template.space(device)
+    parameters = space.complete(design.parameters)
     architecture = with_placement(template.build(parameters, device), design.placement)
     report = evaluate_architecture(
         network, architecture, template=design.template, objective=design.objective, fidelity=fidelity,
         workload=workload, lowering=lowering, tokens=tokens, table=table, memory_detail=memory_detail,
     )  # fmt: skip
-    return replace(report, parameters=tuple(parameters.items()))
+    constants = tuple((one.name, _origin(one, parameters[one.name])) for one in space.constants)
+    return replace(report, parameters=tuple(parameters.items()), provenance=(*report.provenance, *constants))
+
+
+def _origin(constant: Parameter, value: Value) -> str:
+    """Where a fitted constant comes from: what it was fitted on, or whoever stated it."""
+    return constant.meaning if value == constant.default else "stated, in place of the fitted value"
 
 
 def evaluate_architecture(

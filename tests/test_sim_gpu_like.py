@@ -163,6 +163,18 @@ def test_energy_is_the_power_limit_over_the_time_and_the_area_the_die() -> None:
     assert report.tables == ("energy:board_power_limit", "area:data_sheet")
 
 
+def test_a_report_says_where_its_constants_come_from() -> None:
+    own = evaluate(small_network("prefill"), Design("gpu_like", DEVICE))
+    assert "fitted on 7 points" in dict(own.provenance)["launch_us"]
+    assert dict(own.parameters)["launch_us"] == 23.23
+    other = evaluate(small_network("prefill"), Design("gpu_like", DEVICE, {"launch_us": 5.0}))
+    assert dict(other.provenance)["launch_us"].startswith("stated")
+    assert (
+        "nothing"
+        in dict(evaluate(small_network("prefill"), Design("gpu_like", "h100")).provenance)["launch_us"]
+    )
+
+
 def test_a_gpu_is_for_the_family_of_gpus_alone() -> None:
     with pytest.raises(InputError, match="'gpu_like' is for devices of class gpu, u280 is of class 'fpga'"):
         check_device(template_named("gpu_like"), device_named("u280"))
