@@ -6,7 +6,8 @@ from tilewright.dataflow.errors import InputError
 from tilewright.sim.architecture import Architecture
 from tilewright.sim.asic_area import component_mm2, controller_mm2, utilisation
 from tilewright.sim.device import RESOURCES, Device
-from tilewright.sim.fpga_resources import Resources, controller_resources, resources_of
+from tilewright.sim.fpga_counts import Resources
+from tilewright.sim.fpga_resources import controller_resources, resources_of
 from tilewright.sim.report import AreaReport, Breakdown
 
 SHELL = "shell"

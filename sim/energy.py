@@ -32,7 +32,8 @@ from tilewright.sim.architecture import (
 )
 from tilewright.sim.area import area_of, used_resources
 from tilewright.sim.device import Device
-from tilewright.sim.fpga_resources import BRAM18_SHAPES, URAM_SHAPE, lane_resources, pe_resources
+from tilewright.sim.fpga_array import pe_resources
+from tilewright.sim.fpga_resources import BRAM18_SHAPES, URAM_SHAPE, lane_resources
 from tilewright.sim.report import Breakdown
 from tilewright.sim.technology import (
     DEFAULT,

@@ -1,10 +1,9 @@
-"""FPGA resources of components: LUT, FF, DSP, BRAM36 and URAM, from synthesis of our own PEs and arrays.
+"""FPGA resources of components: LUT, FF, DSP, BRAM36 and URAM; those of arrays are in `sim.fpga_array`.
 
 Counts of arrays are those of open synthesis for UltraScale+, which keeps accumulators in LUTs; vendor tools
 end lower. What is assumed rather than measured is marked in `data/fpga_area.csv`.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 from tilewright.dataflow.errors import InputError
@@ -20,50 +19,18 @@ from tilewright.sim.architecture import (
     VectorUnit,
 )
 from tilewright.sim.device import Device
-from tilewright.sim.technology import Points, power_law, rows
+from tilewright.sim.fpga_array import array_resources
+from tilewright.sim.fpga_counts import Resources, constant, constants
+from tilewright.sim.technology import power_law
 
 #: (depth, width) of one BRAM18 in simple dual port mode; a BRAM36 is two of them, or 32768 x 1.
 BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 _BRAM36_DEEPEST = 32768
 URAM_SHAPE = (4096, 72)
-_DSP_BITS = (27, 18)
-_FABRIC_MULTIPLIER_BITS = 4  # narrower products stay in LUTs
 #: (depth, width) that eight LUTs hold as distributed memory: RAM32M16 and RAM64M8.
 _LUTRAM_SHAPES = ((32, 14), (64, 7))
 _LUTS_PER_LUTRAM = 8
 _LUTRAM_DEPTH = 64  # shallower burst buffers go to LUTs
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Counts; BRAM36 in halves, as a tile splits into two BRAM18."""
-
-    lut: int = 0
-    ff: int = 0
-    dsp: int = 0
-    bram36: float = 0.0
-    uram: int = 0
-
-    def __add__(self, other: "Resources") -> "Resources":
-        return Resources(
-            self.lut + other.lut, self.ff + other.ff, self.dsp + other.dsp,
-            self.bram36 + other.bram36, self.uram + other.uram,
-        )  # fmt: skip
-
-
-@cache
-def constant(name: str) -> float:
-    """A constant of `data/fpga_area.csv` that does not depend on a size."""
-    return constants(name)[0][1]
-
-
-@cache
-def constants(name: str) -> Points:
-    """(size, value) of a constant of `data/fpga_area.csv`."""
-    found = [
-        (float(row["size"]), float(row["value"])) for row in rows("fpga_area.csv") if row["name"] == name
-    ]
-    return tuple(sorted(found))
 
 
 def resources_of(component: Component, device: Device) -> Resources:
@@ -72,7 +39,7 @@ def resources_of(component: Component, device: Device) -> Resources:
     Raises InputError for arithmetic or memory that an FPGA design cannot have.
     """
     if isinstance(component, MatrixArray):
-        return _array(component)
+        return array_resources(component)
     if isinstance(component, VectorUnit):
         return _vector(component)
     if isinstance(component, BufferMemory):
@@ -91,54 +58,6 @@ def resources_of(component: Component, device: Device) -> Resources:
         )
     assert isinstance(component, Link)
     return Resources()  # hard transceivers
-
-
-def pe_resources(array: MatrixArray) -> tuple[float, float, float]:
-    """(LUT, FF, DSP) of one PE; a DSP that two packed products share counts one half each.
-
-    Raises InputError for arithmetic without a synthesised PE.
-    """
-    weight_bits, activation_bits = array.operand_bits
-    lut = constant("pe_lut_per_accumulator_bit") * array.accumulator_bits
-    ff = weight_bits + activation_bits + array.accumulator_bits + constant("pe_ff_extra")
-    narrow, wide = sorted(array.operand_bits)
-    if array.arithmetic == "packed_mac":
-        if wide > 8:
-            raise InputError(f"{array.name}: packed_mac takes operands up to 8 bit, got {array.operand_bits}")
-        return lut + constant("packed_lut_per_mac"), ff, 1 / constant("packed_macs_per_dsp")
-    if array.arithmetic == "ternary_add":
-        return lut + activation_bits, ff, 0.0  # select +x, 0 or -x before the accumulator
-    if array.arithmetic == "shift_add":
-        stages = max(1, weight_bits.bit_length())
-        return (
-            lut + stages * (activation_bits + weight_bits),
-            ff,
-            0.0,
-        )  # a barrel shifter, LUT per bit and stage
-    if array.arithmetic != "mac":
-        raise InputError(f"{array.name}: arithmetic {array.arithmetic!r} has no PE synthesised for FPGAs")
-    if wide <= _FABRIC_MULTIPLIER_BITS:
-        return lut + constant("fabric_multiplier_lut_per_bit2") * narrow * wide, ff, 0.0
-    dsp = -(-wide // _DSP_BITS[0]) * -(-narrow // _DSP_BITS[1])
-    return lut, ff, float(dsp)
-
-
-def _array(array: MatrixArray) -> Resources:
-    """PEs, triangular skew registers on both edges, and control.
-
-    The skew delays row or column i by i cycles, so an edge of n takes n (n - 1) / 2 operand registers.
-    """
-    lut, ff, dsp = pe_resources(array)
-    rows_, cols = array.rows, array.cols
-    n_pes = rows_ * cols
-    weight_bits, activation_bits = array.operand_bits
-    skew = activation_bits * (rows_ * (rows_ - 1) // 2) + weight_bits * (cols * (cols - 1) // 2)
-    one = Resources(
-        lut=round(n_pes * lut + constant("array_lut")),
-        ff=round(n_pes * ff + skew + rows_ + cols + constant("array_ff")),
-        dsp=-(-round(2 * n_pes * dsp) // 2),
-    )
-    return Resources(one.lut * array.count, one.ff * array.count, one.dsp * array.count)
 
 
 def lane_resources(unit: VectorUnit) -> tuple[float, float, float]:

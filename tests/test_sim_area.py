@@ -15,7 +15,7 @@ from tilewright.sim.architecture import Architecture, BufferMemory, MatrixArray,
 from tilewright.sim.area import area_of, check_fits
 from tilewright.sim.asic_area import logic_scale, pe_um2, sram_mm2
 from tilewright.sim.device import device_named
-from tilewright.sim.fpga_resources import bram36_of, memory_resources, pe_resources, resources_of
+from tilewright.sim.fpga_resources import bram36_of, memory_resources
 
 U280, ASIC7 = device_named("u280"), device_named("asic7")
 
@@ -54,39 +54,6 @@ def test_distributed_memory_of_32_by_32_takes_three_primitives_of_eight_luts() -
 @given(st.integers(1, 1 << 16), st.integers(1, 600))
 def test_bram_tiles_hold_the_memory(depth: int, width_bits: int) -> None:
     assert bram36_of(depth, width_bits) * 36864 >= depth * width_bits
-
-
-def test_arrays_equal_their_synthesis(reference_folder: Path) -> None:
-    with (reference_folder / "pe_synthesis.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["target"].startswith("xcup")]
-    names = {"estimated_LC": "lut", "FF": "ff", "DSP48E2": "dsp"}
-    compared = 0
-    for row in rows:
-        size = re.match(r"(\d+)x(\d+) output-stationary int8", row["params"])
-        if not size or row["metric"] not in names:
-            continue
-        array = MatrixArray("a", int(size[1]), int(size[2]), "output", (8, 8), 32)
-        ours = getattr(resources_of(array, U280), names[row["metric"]])
-        assert ours == pytest.approx(float(row["value"]), rel=0.15), row
-        compared += 1
-    assert compared >= 12
-
-
-@pytest.mark.parametrize(
-    ("bits", "accumulator", "lut", "ff", "dsp"),
-    # a PE in an array has a drain multiplexer (a LUT per accumulator bit) and two control bits besides
-    [(4, 24, 58 + 24, 32 + 2, 0), (8, 32, 32 + 32, 48 + 2, 1), (16, 48, 48 + 48, 80 + 2, 1)],
-)
-def test_pes_equal_their_synthesis(bits: int, accumulator: int, lut: int, ff: int, dsp: int) -> None:
-    ours = pe_resources(MatrixArray("a", 4, 4, "output", (bits, bits), accumulator))
-    assert ours == pytest.approx((lut, ff, dsp), rel=0.01)
-
-
-def test_packing_two_products_halves_the_dsps() -> None:
-    packed = resources_of(_with_array("u280", rows=5, cols=5, arithmetic="packed_mac").components[0], U280)
-    assert packed.dsp == 13
-    with pytest.raises(InputError, match="up to 8 bit"):
-        pe_resources(MatrixArray("a", 2, 2, "output", (16, 8), 32, arithmetic="packed_mac"))
 
 
 @pytest.mark.parametrize(

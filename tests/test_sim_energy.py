@@ -47,7 +47,7 @@ def test_a_held_operand_does_not_move() -> None:
 
 def test_a_fpga_mac_is_its_pe_for_a_cycle() -> None:
     energy = price(_macs(10), 0, small_architecture("u280"), device_named("u280"))
-    assert _child(energy, "array", "mac_8x8") == pytest.approx(10 * (64 * 0.045 + 50 * 0.003 + 0.8 * 3.2))
+    assert _child(energy, "array", "mac_8x8") == pytest.approx(10 * (64 * 0.045 + 52 * 0.003 + 0.8 * 3.2))
 
 
 def test_dram_bits_cost_core_and_interface() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.hls_templates.rtl.tools import ToolAbsentError
-from tilewright.sim.fpga_resources import Resources
+from tilewright.sim.fpga_counts import Resources
 
 #: What `synthesise` runs after reading the sources; noted beside every committed measurement.
 SYNTHESIS_COMMAND = "synth_xilinx -family xcup -noiopad -noclkbuf -top {top}"
@@ -59,7 +59,11 @@ def synthesise(yosys: Yosys, sources: Sequence[Path], top: str) -> Resources:
         script = f"read_verilog {read}; {command}; tee -o {report} stat -tech xilinx"
         try:
             done = subprocess.run(
-                [yosys.path, "-q", "-p", script], capture_output=True, text=True, timeout=_SECONDS, check=False
+                [yosys.path, "-q", "-p", script],
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise SynthesisError(f"yosys took more than {_SECONDS} s") from None
@@ -75,7 +79,9 @@ def read_report(text: str) -> Resources:
     Raises SynthesisError for a text without one.
     """
     section = text.rpartition("=== ")[2]
-    cells = {name: int(count) for name, count in re.findall(r"^\s+([A-Z]\w*)\s+(\d+)$", section, re.MULTILINE)}
+    cells = {
+        name: int(count) for name, count in re.findall(r"^\s+([A-Z]\w*)\s+(\d+)$", section, re.MULTILINE)
+    }
     found = re.search(r"Estimated number of LCs:\s+(\d+)", section)
     if found is None:
         raise SynthesisError("yosys: the report has no estimate of logic cells")
