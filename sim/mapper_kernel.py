@@ -33,7 +33,9 @@ OBJECTIVE_CODE = {"latency": 0, "energy": 1, "edp": 2}
 STATIONARITY_CODE = {"output": 0, "weight": 1, "input": 2}
 
 
-fold_depth, fold_period, own_cycles = map(kernel, (arrays.fold_depth, arrays.fold_period, arrays.own_cycles))
+fold_depth = kernel(arrays.fold_depth)
+fold_period = kernel(arrays.fold_period)
+own_cycles = kernel(arrays.own_cycles)
 
 
 @kernel
