@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-from tilewright.sim.systolic_ws_memory import miss_fraction
+from tilewright.sim.random_cache import miss_fraction
 from tilewright.sim.thread_blocks import Multiprocessors, Product, best_blocks
 
 #: Issue slots of a lane per evaluation: instructions of the CUDA math library, special functions at a quarter rate.

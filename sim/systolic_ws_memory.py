@@ -1,16 +1,16 @@
 """What the loads and stores of a tile cost behind two caches: requests, beats, missed lines, scattered runs.
 
 Nothing stays on chip from one loop instruction to the next, so the second-level cache decides what a load costs.
-Both caches replace lines at random: of a working set that is visited in turn and is `load` times as large as the
-cache, a share m misses with m = 1 - exp(-m * load), which is 0 up to a load of 1. A tile whose rows lie a power
-of two apart reaches only some of the sets.
+Both caches replace lines at random (`sim.random_cache`). A tile whose rows lie a power of two apart reaches only
+some of the sets.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, gcd, prod
+from math import gcd, prod
 
 from tilewright.dataflow.program import Pace
+from tilewright.sim.random_cache import miss_fraction
 from tilewright.sim.systolic_ws_layer import (
     BLOCK,
     INPUT_DIMS,
@@ -24,7 +24,6 @@ from tilewright.sim.systolic_ws_layer import (
 BEAT_BYTES = 16  # the 128-bit bus of the DMA
 REQUEST_BYTES = 64
 _IN_FLIGHT = 8  # misses that the last-level cache keeps in flight
-_ROUNDS = 100  # of the fixed point that is the share of misses
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +100,6 @@ def _crossings(n_bytes: int, aligned: int) -> float:
     if n_bytes == 0:
         return 0.0
     return 1 + max(0, n_bytes - aligned) / REQUEST_BYTES
-
-
-def miss_fraction(load: float) -> float:
-    """Share of visits that miss in a cache with random replacement; `load` is working set over capacity."""
-    if load <= 1:
-        return 0.0
-    share = 1.0
-    for _ in range(_ROUNDS):
-        share = 1 - exp(-share * load)
-    return share
 
 
 def pieces(layer: WsLayer, tile: dict[str, int]) -> dict[str, Piece]:

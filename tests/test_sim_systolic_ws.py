@@ -14,6 +14,7 @@ from tilewright.sim.device import device_named
 from tilewright.sim.engine import Timing, compile_program, run
 from tilewright.sim.mapping import MappingError
 from tilewright.sim.preloaded_array import leaf_cycles
+from tilewright.sim.random_cache import miss_fraction
 from tilewright.sim.rated_memory import memory_of
 from tilewright.sim.systolic_ws import SystolicWs, layer_program
 from tilewright.sim.systolic_ws_layer import (
@@ -24,7 +25,7 @@ from tilewright.sim.systolic_ws_layer import (
     library_tiling,
     tile_rows,
 )
-from tilewright.sim.systolic_ws_memory import L2, Piece, miss_fraction, missed_lines
+from tilewright.sim.systolic_ws_memory import L2, Piece, missed_lines
 
 ARRAY = MatrixArray("array", 16, 16, "weight", (8, 8), 32, discipline="preloaded")
 CONSTANTS = {"memory_latency_cycles": 80.0, "bus_efficiency": 1.0, "issue_interval_cycles": 4.0}
