@@ -46,7 +46,7 @@ from tilewright.sim.systolic_ws_layer import BLOCK, WsLayer, WsTiling, library_t
 from tilewright.sim.systolic_ws_memory import BEAT_BYTES, REQUEST_BYTES, WsConstants, tile_paces
 
 NAME = "systolic_ws"
-# Cycles of the in-order host for one tile that its library tries: about ninety instructions, no fitted figure.
+# Cycles of the in-order host for one tile that its library tries: a round figure that suits default tilings.
 _TRIAL_CYCLES = 90
 _HOST_CYCLES = 300  # of the host's own loop around one layer: commands, fence
 _REQUESTS_IN_FLIGHT = 16
