@@ -27,6 +27,7 @@ from tilewright.hls_templates.rtl.check import (
     check_verilog,
     described_grid,
 )
+from tilewright.hls_templates.rtl.synthesis import SynthesisError, check_synthesis, find_yosys
 from tilewright.sim.version import RELEASE
 
 Verdict = Literal["passed", "failed", "skipped"]
@@ -36,7 +37,8 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     "lint": ("lint",),
     "csim": ("lint", "csim", "trips"),
     "rtl": ("lint", "csim", "trips", "pyrtl", "rtl"),
-    "all": ("lint", "csim", "trips", "pyrtl", "rtl"),
+    "synth": ("lint", "csim", "trips", "pyrtl", "rtl", "synth"),
+    "all": ("lint", "csim", "trips", "pyrtl", "rtl", "synth"),
 }
 
 
@@ -73,6 +75,7 @@ def verify(folder: Path | str, level: str = "all") -> list[Check]:
     description = read_description(root)
     rungs: dict[str, Callable[[Path, Mapping[str, Any]], Check]] = {
         "lint": _lint, "csim": _csim, "trips": _trips, "pyrtl": _pyrtl, "rtl": _rtl,
+        "synth": _synth,
     }  # fmt: skip
     checks = [rungs[name](root, description) for name in LEVELS[level]]
     text = json.dumps([check.to_dict() for check in checks], indent=1) + "\n"
@@ -158,6 +161,19 @@ def _rtl(folder: Path, description: Mapping[str, Any]) -> Check:
     )
 
 
+def _synth(folder: Path, description: Mapping[str, Any]) -> Check:
+    try:
+        yosys = find_yosys()
+    except rtl_tools.ToolAbsentError as absent:
+        return Check("synth", "skipped", "yosys", "", str(absent), 0.0)
+    return _simulated(
+        "synth",
+        "yosys",
+        yosys.version,
+        lambda: check_synthesis(folder, description, described_grid(description), yosys),
+    )
+
+
 def _simulated(rung: str, tool: str, version: str, check: Callable[[], str]) -> Check:
     """A rung whose check raises where it fails, and says what it lacks where it cannot run."""
     start = time.perf_counter()
@@ -166,6 +182,6 @@ def _simulated(rung: str, tool: str, version: str, check: Callable[[], str]) -> 
         reason = check()
     except rtl_tools.ToolAbsentError as absent:
         verdict, reason = "skipped", str(absent)
-    except (RtlError, rtl_tools.SimulationError, InputError) as fault:
+    except (RtlError, rtl_tools.SimulationError, SynthesisError, InputError) as fault:
         verdict, reason = "failed", str(fault)
     return Check(rung, verdict, tool, version, reason, time.perf_counter() - start)

@@ -105,6 +105,7 @@ class Level(StrEnum):
     LINT = "lint"
     CSIM = "csim"
     RTL = "rtl"
+    SYNTH = "synth"
     ALL = "all"
 
 
@@ -275,7 +276,7 @@ def generate(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="folder that `generate` wrote")],
-    level: Annotated[Level, typer.Option(help="lint, csim, rtl or all")] = Level.ALL,
+    level: Annotated[Level, typer.Option(help="lint, csim, rtl, synth or all")] = Level.ALL,
     as_json: Json = False,
 ) -> None:
     """Check a generated project.

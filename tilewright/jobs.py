@@ -131,7 +131,7 @@ def _generate(chosen: Sequence[_Chosen], workloads: Sequence[Workload], out: Pat
         Run(workloads[0], entry.design).generate(folder)
     except InputError as error:
         return [{"rung": "generate", "verdict": "skipped", "tool": "", "version": "", "reason": str(error)}]
-    return [check.to_dict() for check in verify(folder)]
+    return [check.to_dict() for check in verify(folder, "rtl")]
 
 
 def _check_notes(checks: Sequence[Mapping[str, Any]]) -> list[str]:

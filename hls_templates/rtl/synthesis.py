@@ -13,12 +13,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tilewright.hls_templates.rtl.control import Grid
 from tilewright.hls_templates.rtl.tools import ToolAbsentError
+from tilewright.hls_templates.rtl.verilog import TEST_BENCH, TOP
+from tilewright.sim.architecture import Arithmetic, MatrixArray
+from tilewright.sim.fpga_array import array_resources
 from tilewright.sim.fpga_counts import Resources
 
 #: What `synthesise` runs after reading the sources; noted beside every committed measurement.
 SYNTHESIS_COMMAND = "synth_xilinx -family xcup -noiopad -noclkbuf -top {top}"
+#: Largest disagreement of the model with the tool that the rung lets pass, as a fraction of the tool's count.
+LIMIT_FRACTION = 0.15
 _SECONDS = 1200
 _FLIP_FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE")
 #: Sites that a LUT cell of another use than logic takes.
@@ -93,3 +100,40 @@ def read_report(text: str) -> Resources:
         bram36=cells.get("RAMB36E2", 0) + cells.get("RAMB18E2", 0) / 2,
         uram=cells.get("URAM288", 0),
     )
+
+
+_ARITHMETIC: Mapping[str, Arithmetic] = {"ternary": "ternary_add", "shift_add": "shift_add"}
+
+
+def array_of(grid: Grid) -> MatrixArray:
+    """The component that `rtl.array.grid_of` builds as `grid`."""
+    kind, pe = grid.kind, grid.kind.pe
+    return MatrixArray(
+        "array", grid.rows, grid.cols, kind.stationarity, (pe.weight_bits, pe.activation_bits), pe.sum_bits,
+        "packed_mac" if kind.lanes == 2 else _ARITHMETIC.get(pe.name, "mac"), drain_overlap=kind.drain_overlap,
+        pe_cycles=(pe.multiply_cycles, pe.add_cycles),
+    )  # fmt: skip
+
+
+def check_synthesis(folder: Path, description: Mapping[str, Any], grid: Grid, yosys: Yosys) -> str:
+    """Synthesise the Verilog of a project; returns the counts beside the model's.
+
+    Raises SynthesisError where a count is further from the model's than LIMIT_FRACTION.
+    """
+    names = [name for name in description["rtl"]["files"] if Path(name).name != TEST_BENCH]
+    found = synthesise(yosys, [folder / name for name in names], TOP.removesuffix(".v"))
+    return compared(array_resources(array_of(grid)), found)
+
+
+def compared(ours: Resources, found: Resources) -> str:
+    """Counts of the tool beside the model's. Raises SynthesisError beyond the limit, naming the resource."""
+    parts = []
+    for name in ("lut", "ff", "dsp"):
+        model, tool = getattr(ours, name), getattr(found, name)
+        if abs(model - tool) > LIMIT_FRACTION * tool:
+            raise SynthesisError(
+                f"{tool:,} {name.upper()} after synthesis, the model says {model:,}: more than"
+                f" {LIMIT_FRACTION:.0%} apart"
+            )
+        parts.append(f"{tool:,} {name.upper()} (model {model:,})")
+    return ", ".join(parts)
