@@ -1,0 +1,192 @@
+"""Sequenced programs in PyRTL: results equal numpy's to the bit, cycles those of the tile simulator."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tilewright.dataflow.errors import InputError
+from tilewright.dataflow.program import Program
+from tilewright.hls_templates.rtl import address, sequencer
+from tilewright.hls_templates.rtl.array import array_grid
+from tilewright.hls_templates.rtl.control import Grid
+from tilewright.hls_templates.rtl.sequence import Sequence
+from tilewright.hls_templates.rtl.sequence_simulate import SequenceRun, SequenceSimulator
+from tilewright.hls_templates.rtl.sequenced_programs import (
+    gemm_program,
+    lora_program,
+    sequenced_architecture,
+)
+from tilewright.sim.architecture import Dram
+from tilewright.sim.engine import compile_program
+from tilewright.sim.engine import run as run_engine
+from tilewright.sim.rated_memory import memory_of
+
+Words = NDArray[np.int64]
+SETUP_CYCLES = 4
+
+
+def integers(seed: int, *shape: int) -> Words:
+    return np.random.default_rng([seed, *shape]).integers(-128, 128, shape)
+
+
+def engine_cycles(program: Program, grid: Grid, latency_cycles: int) -> int:
+    architecture = sequenced_architecture(grid, SETUP_CYCLES, latency_cycles)
+    memory = memory_of(architecture.of_kind(Dram)[0], architecture.clock_mhz)
+    return run_engine(compile_program(program, architecture, memory)).latency_cycles
+
+
+def close(cycles: int, model: int) -> bool:
+    return abs(cycles - model) <= max(0.01 * model, 16)
+
+
+def gemm(
+    grid: Grid, sizes: tuple[int, int, int], tile: tuple[int, int, int], latency: int, copies: int = 2
+) -> None:
+    o, t, i = sizes
+    w, x = integers(1, o, i), integers(2, i, t)
+    program = gemm_program(grid, o, t, i, tile, copies)
+    run = SequenceSimulator(Sequence(program, grid, SETUP_CYCLES)).run({"w": w, "x": x}, latency)
+    assert (run.results["y"] == w @ x).all()
+    assert close(run.n_cycles, engine_cycles(program, grid, latency))
+
+
+def lora_run(
+    grid: Grid, sizes: tuple[int, int, int, int], tile: tuple[int, int], latency: int, shift: int
+) -> tuple[SequenceRun, Words, int]:
+    o, t, i, rank = sizes
+    w, x, a, b = integers(1, o, i), integers(2, i, t), integers(3, rank, i), integers(4, o, rank)
+    program = lora_program(grid, o, t, i, rank, tile)
+    run = SequenceSimulator(Sequence(program, grid, SETUP_CYCLES, shift)).run(
+        {"w": w, "x": x, "a": a, "b": b}, latency
+    )
+    u = np.clip((a @ x + (1 << shift >> 1)) >> shift, -128, 127)
+    return run, w @ x + b @ u, engine_cycles(program, grid, latency)
+
+
+def test_one_tile_takes_the_sum_of_its_parts() -> None:
+    grid = array_grid(4, 4)
+    program = gemm_program(grid, 4, 4, 4, (4, 4, 4))
+    run = SequenceSimulator(Sequence(program, grid, SETUP_CYCLES)).run(
+        {"w": integers(1, 4, 4), "x": integers(2, 4, 4)}, 10
+    )
+    # x: 4 setup, 1 beat of 16 bytes, 10 latency; w after it; 4 + 2 * 4 + 4 on the array; y: 4, 4 beats, 10
+    assert run.n_cycles == 15 + 15 + 16 + 18
+    assert run.n_beats == 1 + 1 + 4
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("sizes", "tile", "latency", "copies"), [
+    ((16, 12, 20), (8, 8, 8), 25, 2),
+    ((16, 16, 16), (8, 8, 8), 7, 1),
+    ((12, 28, 50), (8, 12, 17), 3, 2),
+])  # fmt: skip
+def test_a_tiled_product_is_numpys_in_the_cycles_of_the_tile_simulator(
+    overlap: bool, sizes: tuple[int, int, int], tile: tuple[int, int, int], latency: int, copies: int
+) -> None:
+    gemm(array_grid(4, 4, drain_overlap=overlap), sizes, tile, latency, copies)
+
+
+def words_of(side: int, most: int) -> st.SearchStrategy[int]:
+    return st.integers(1, most).map(lambda n: n * side)
+
+
+@given(st.sampled_from(((2, 2), (4, 2), (2, 4))), st.booleans(), st.data())
+@settings(max_examples=6, deadline=None)
+def test_any_product_in_any_tiles_keeps_values_and_cycles(
+    sides: tuple[int, int], overlap: bool, data: st.DataObject
+) -> None:
+    grid = array_grid(*sides, drain_overlap=overlap)
+    o, t, i = (
+        data.draw(words_of(sides[0], 5)),
+        data.draw(words_of(sides[1], 5)),
+        data.draw(st.integers(1, 20)),
+    )
+    tile = data.draw(words_of(sides[0], 3)), data.draw(words_of(sides[1], 3)), data.draw(st.integers(1, 20))
+    gemm(grid, (o, t, i), tile, data.draw(st.integers(1, 40)), data.draw(st.sampled_from((1, 2, 3))))
+
+
+@pytest.mark.slow
+@given(st.sampled_from(((2, 2), (4, 4), (8, 4), (4, 8))), st.booleans(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_many_products_in_any_tiles_keep_values_and_cycles(
+    sides: tuple[int, int], overlap: bool, data: st.DataObject
+) -> None:
+    grid = array_grid(*sides, drain_overlap=overlap)
+    o, t, i = (
+        data.draw(words_of(sides[0], 8)),
+        data.draw(words_of(sides[1], 8)),
+        data.draw(st.integers(1, 80)),
+    )
+    tile = data.draw(words_of(sides[0], 4)), data.draw(words_of(sides[1], 4)), data.draw(st.integers(4, 40))
+    gemm(grid, (o, t, i), tile, data.draw(st.integers(1, 100)), data.draw(st.sampled_from((1, 2, 3))))
+
+
+@pytest.mark.parametrize(("sizes", "tile", "latency"), [
+    ((16, 24, 20, 8), (8, 8), 30),
+    ((20, 12, 30, 4), (8, 8), 5),
+])  # fmt: skip
+def test_a_fused_low_rank_product_is_numpys_in_the_cycles_of_the_tile_simulator(
+    sizes: tuple[int, int, int, int], tile: tuple[int, int], latency: int
+) -> None:
+    run, truth, model = lora_run(array_grid(4, 4), sizes, tile, latency, shift=7)
+    assert (run.results["y"] == truth).all()
+    assert close(run.n_cycles, model)
+
+
+def test_runs_on_one_accelerator_follow_each_other() -> None:
+    grid = array_grid(2, 2)
+    simulator = SequenceSimulator(Sequence(gemm_program(grid, 6, 4, 5, (4, 2, 3), 3), grid, SETUP_CYCLES))
+    cycles = set()
+    for seed in range(3):
+        w, x = integers(seed, 6, 5), integers(seed + 9, 5, 4)
+        run = simulator.run({"w": w, "x": x}, 6)
+        assert (run.results["y"] == w @ x).all()
+        cycles.add(run.n_cycles)
+    assert len(cycles) == 1
+
+
+def test_a_reader_that_does_not_wait_for_its_tile_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sequencer._tokens
+
+    def eager(sequence: Sequence, nests: dict[str, sequencer._NestWires], buffer: str, copies: int) -> None:
+        real(sequence, nests, buffer, copies)
+        if buffer == "w":
+            nests["gemm"].conditions.pop()
+
+    monkeypatch.setattr(sequencer, "_tokens", eager)
+    with pytest.raises(AssertionError):
+        gemm(array_grid(4, 4), (16, 12, 20), (8, 8, 8), 25)
+
+
+def test_a_wrong_address_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = address._stepped
+
+    def late(register: object, when: object, value: object, done: object, rest: int) -> None:
+        # the sums of a fold start one row too low
+        real(register, when, value, done, rest - 1 if rest else 0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(address, "_stepped", late)
+    with pytest.raises(AssertionError):
+        gemm(array_grid(4, 4), (16, 12, 20), (8, 8, 8), 25)
+
+
+def test_programs_that_do_not_fit_the_hardware_are_refused() -> None:
+    grid = array_grid(4, 4)
+    program = gemm_program(grid, 8, 8, 8, (4, 4, 4))
+    with pytest.raises(InputError, match="'o' must be whole words of 4 rows, got 6"):
+        Sequence(gemm_program(grid, 6, 8, 8, (6, 4, 4)), grid, SETUP_CYCLES)
+    with pytest.raises(InputError, match="output-stationary"):
+        Sequence(program, array_grid(4, 4, "weight"), SETUP_CYCLES)
+    with pytest.raises(InputError, match="setup_cycles must be >= 1, got 0"):
+        Sequence(program, grid, 0)
+    with pytest.raises(InputError, match="words of 3 x 8 bits"):
+        Sequence(program, array_grid(3, 4), SETUP_CYCLES)
+    simulator = SequenceSimulator(Sequence(program, grid, SETUP_CYCLES))
+    with pytest.raises(InputError, match=r"'w' must be \(8, 8\), got \(4, 8\)"):
+        simulator.run({"x": integers(1, 8, 8), "w": integers(1, 4, 8)}, 5)
+    with pytest.raises(InputError, match="'x' is missing"):
+        simulator.run({}, 5)
+    with pytest.raises(InputError, match="latency_cycles must be >= 1"):
+        simulator.run({}, 0)
