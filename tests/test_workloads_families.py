@@ -400,6 +400,14 @@ def test_windows_of_a_stage_are_sequences_of_its_batch(tmp_path: Path) -> None:
     assert counts.flops_conv == 2 * 64 * 8 * 3 * 16
 
 
+@pytest.mark.parametrize("phase", ["prefill", "train"])
+def test_windows_of_the_last_stage_are_pooled_together(tmp_path: Path, phase: str) -> None:
+    # 16 x 16 patches, then 8 x 8 in 4 windows: 3 labels from 16 channels once per image, not per window
+    fields = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4, "image_size": 64}
+    counts = count(_load(tmp_path, "swin", fields | _LABELS, batch=5, phase=phase))
+    assert counts.flops_output_head == 2 * 5 * 3 * 16 * (3 if phase == "train" else 1)
+
+
 def test_an_image_that_windows_do_not_cover_is_refused(tmp_path: Path) -> None:
     fields = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32}
     with pytest.raises(InputError, match="image 36: windows of 4 do not cover stage 0"):

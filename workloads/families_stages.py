@@ -98,6 +98,7 @@ def _swin_stages(config: SwinConfig, image: int, head: Head | None) -> tuple[Sta
         window = min(config.window_size, side)
         if image % config.patch_size or side == 0 or side % window or (number < last and side % 2):
             raise ValueError(f"image {image}: windows of {config.window_size} do not cover stage {number}")
+        n_windows = (side // window) ** 2
         attention = Attention(
             "attention", heads, heads, width // heads, "o_proj", qkv_bias=config.qkv_bias, output_bias=True,
             causal=False, cached=False, biased=True, bias_rows=(2 * config.window_size - 1) ** 2,
@@ -126,9 +127,9 @@ def _swin_stages(config: SwinConfig, image: int, head: Head | None) -> tuple[Sta
             embedding=entry,
             blocks=((Block(attention, inner, *norms), depth),),
             final_norm=layer_norm("swin.layernorm", epsilon) if number == last else None,
-            head=head if number == last else None,
+            head=replace(head, n_windows=n_windows) if head and number == last else None,
         )
-        stages.append(Stage(stack, window**2, (side // window) ** 2))
+        stages.append(Stage(stack, window**2, n_windows))
         side //= 2
     return tuple(stages)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tilewright.dataflow.operator import Access, Index, Kind
+from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.builder import LayerBuilder, Linear, shifted
 from tilewright.workloads.config import ConfigFile
@@ -37,6 +37,7 @@ class Head:
     of the model, which is the head's if it `owns_norm`.
     With a head `beside` it the result is the mean of both; that one may look at the second token instead.
     A `further` head over the first token, as it is behind the final norm, has a result of its own.
+    A mean is that of `n_windows` sequences of the batch together, which are the windows of one image.
     """
 
     module: str = ""
@@ -54,6 +55,7 @@ class Head:
     beside: "Head | None" = None
     further: "Head | None" = None
     adapts: bool = False  # "all-linear" includes it
+    n_windows: int = 1
     input_scale: float = 1.0
 
 
@@ -89,7 +91,7 @@ def _logits(builder: LayerBuilder, source: Access, head: Head, rows: str = "v") 
     """The head's own norm, stages and linear module; `rows` is the rank of its result."""
     if head.norm:
         source = builder.access(normalise(builder, source, head.norm, "head"))
-    width = tuple(rank for rank in source.ranks if rank not in ("b", "t"))
+    width = tuple(rank for rank in source.ranks if rank not in ("a", "b", "t"))
     for number, stage in enumerate(head.stages):
         output = builder.rank(f"w{number}", stage.width) if stage.width else "c"
         if not stage.width:
@@ -142,7 +144,9 @@ def _selected(builder: LayerBuilder, x: str, norm: Norm | None, head: Head | Non
     if norm:
         part: Part = "head" if head and head.owns_norm else "body"
         source = builder.access(normalise(builder, source, norm, part))
-    return _mean(builder, source) if head and head.selects in ("mean", "first_two") else source
+    if head and head.selects in ("mean", "first_two"):
+        return _mean(builder, source, head.n_windows)
+    return source
 
 
 def _ends_of_sequences(builder: LayerBuilder, x: str) -> str:
@@ -165,8 +169,13 @@ def _first_and_mean(builder: LayerBuilder, x: str, rest: Access, norm: Norm | No
     return builder.access(ends)
 
 
-def _mean(builder: LayerBuilder, x: Access) -> Access:
-    """The mean of all tokens."""
+def _mean(builder: LayerBuilder, x: Access, n_windows: int = 1) -> Access:
+    """The mean of all tokens of a sequence x[b, t, d], or of the `n_windows` sequences of image `a`."""
+    if n_windows > 1:
+        builder.rank("a", builder.size(("b",)) // n_windows)
+        builder.rank("o", n_windows)
+        sequence = Index((IndexTerm("a", n_windows), IndexTerm("o")))
+        x = Access(x.tensor, (sequence, *x.indices[1:]))
     ranks = (x.ranks[0], x.ranks[-1])
     return builder.access(builder.reduction("pool", "pooled", ranks, (x,), "mean", group="head"))
 
