@@ -84,12 +84,21 @@ _CACHE_FOLDER = str(_cache_folder())
 
 def kernel(function: F) -> F:
     """Compile `function` with numba: no Python objects, no fastmath, cached on disk."""
+    return _compiled(function, "never")
+
+
+def inlined_kernel(function: F) -> F:
+    """Like `kernel`, but copied into its callers: for short functions of many arrays, which a call would pass on."""
+    return _compiled(function, "always")
+
+
+def _compiled(function: F, inline: str) -> F:
     # numba takes the folder from its configuration when a function is decorated; another user of
     # numba in the same process keeps its own.
     config: Any = numba.config  # its settings are made at run time, unknown to type checkers
     others = config.CACHE_DIR
     config.CACHE_DIR = _CACHE_FOLDER
     try:
-        return cast(F, numba.njit(cache=True, fastmath=False, error_model="numpy")(function))
+        return cast(F, numba.njit(cache=True, fastmath=False, error_model="numpy", inline=inline)(function))
     finally:
         config.CACHE_DIR = others

@@ -19,10 +19,19 @@ from tilewright.sim.mapper_search_kernel import (
     settle,
     table_end,
     table_of,
+    weigh,
     worse,
 )
 from tilewright.sim.mapspace import MapSpace
-from tilewright.sim.mapspace_kernel import Choice, FloatArray, IntArray, SpaceArrays, State, new_state
+from tilewright.sim.mapspace_kernel import (
+    Choice,
+    FloatArray,
+    IntArray,
+    SpaceArrays,
+    State,
+    evaluate,
+    new_state,
+)
 from tilewright.sim.mapspace_problem import Operand
 
 #: Rows of candidates that a stage starts with room for.
@@ -124,6 +133,7 @@ def inner_space(space: SpaceArrays, choice: Choice, level: int, charged: bool) -
         spreads=space.spreads[first:],
         spread_cost=space.spread_cost[first:],
         spread_index=space.spread_index[first:],
+        spread_most=space.spread_most[first:],
         value_ptr=space.value_ptr[value:] - space.value_ptr[value],
         values=space.values[space.value_ptr[value] :],
     )
@@ -189,7 +199,7 @@ class Search:
             if not np.array_equal(before, found.cost):
                 found.choice, found.trail = choice, (*trail, rows[0].copy())
             return
-        rows = self._stage(choice, state, stage, found.cost)
+        rows = self._refined(choice, state, stage, self._stage(choice, state, stage, found.cost))
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
         for i, row in enumerate(rows):
             if worse(row[:2], found.cost):
@@ -197,6 +207,23 @@ class Search:
                 return
             settle(self.space, state, stage, row)
             self._descend(choice, state, stage + 1, (*trail, row))
+
+    def _refined(self, choice: Choice, state: State, stage: int, rows: FloatArray) -> FloatArray:
+        """The rows with bounds that know how often bypassing tensors must at least be served from outside."""
+        if choice.keep[stage].all():
+            return rows
+        cost, kept = np.empty(2), []
+        for row in rows:
+            settle(self.space, state, stage, row)
+            evaluate(self.space, choice, state, stage, False, False)
+            floor = np.where(choice.keep[stage] == 0, state.crossing, 0.0)
+            energy = state.found[0] - state.found[2] + self._inner_pj(choice, stage, True, floor)
+            weigh(self.goal, float(energy), max(float(state.found[1]), self.least_cycles), cost)
+            row[:2] = np.maximum(row[:2], cost)
+            if not worse(row[:2], self.found.cost):
+                kept.append(row)
+        self.found.tally[PRUNED] += len(rows) - len(kept)
+        return np.array(kept).reshape(-1, rows.shape[1])
 
     def _stage(
         self, choice: Choice, state: State, stage: int, best: FloatArray, top: bool = False
@@ -220,8 +247,11 @@ class Search:
                 )
             self._rows = np.empty((4 * len(self._rows), self._rows.shape[1]))
 
-    def _inner_pj(self, choice: Choice, level: int, charged: bool) -> float:
-        """What level `level` serves and all inside it cost at least."""
+    def _inner_pj(self, choice: Choice, level: int, charged: bool, floor: FloatArray | None = None) -> float:
+        """What level `level` serves and all inside it cost at least; see `inner_space`.
+
+        floor: elements that bypassing tensors are served at least.
+        """
         if level >= self.space.fan.size:
             return 0.0
         if choice.keep[level].all():
@@ -229,8 +259,11 @@ class Search:
         parents = [int(np.flatnonzero(choice.keep[:level, t])[-1]) for t in range(choice.keep.shape[1])]
         key = choice.keep[level:].tobytes() + choice.copies[level:].tobytes() + bytes([level, charged])
         key += bytes(parents) if charged else b""
+        key += floor.tobytes() if charged and floor is not None else b""
         if key not in self._inner:
             arrays, kept = inner_space(self.space, choice, level, charged)
+            if floor is not None and charged:
+                arrays = arrays._replace(floor=floor)
             search = Search(arrays, Goal(1).array(0.0, 0.0), 1)
             self._inner[key] = float(search.run([kept]).cost[0])
             self.found.tally += search.found.tally
@@ -276,7 +309,7 @@ class Tables:
     def _fill(self, state: State, stage: int, r: int, deferred: bool, fixed: int) -> tuple[int, IntArray]:
         of_rank = np.zeros(self._most, np.int64)
         n = options_of(self.space, state, stage, r, deferred, fixed, of_rank)
-        n_rows = n * (table_end(self.space, stage, r) + 2)
+        n_rows = n * (2 * table_end(self.space, stage, r) + 1)
         while self._end + n_rows > len(self.facts):
             self.facts = np.concatenate([self.facts, np.empty_like(self.facts)])
             self.loops = np.concatenate([self.loops, np.empty_like(self.loops)])

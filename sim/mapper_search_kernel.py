@@ -6,7 +6,7 @@ pruned is no better than the one that is kept.
 
 import numpy as np
 
-from tilewright.dataflow.kernel import kernel
+from tilewright.dataflow.kernel import inlined_kernel, kernel
 from tilewright.sim.mapspace_kernel import (
     Choice,
     FloatArray,
@@ -26,7 +26,7 @@ HEAD = 4
 EVALUATED, PRUNED, BOUNDED = range(3)
 
 
-@kernel
+@inlined_kernel
 def weigh(goal: FloatArray, energy: float, cycles: float, cost: FloatArray) -> None:
     """Write what is minimised, and what decides between equals, to cost[0] and cost[1].
 
@@ -43,7 +43,7 @@ def weigh(goal: FloatArray, energy: float, cycles: float, cost: FloatArray) -> N
         cost[0], cost[1] = goal[3] * cycles + goal[4] * energy, energy
 
 
-@kernel
+@inlined_kernel
 def worse(cost: FloatArray, best: FloatArray) -> bool:
     """Whether `cost` (first and second measure) is no better than `best`."""
     if cost[0] > best[0] * (1 + TIE):
@@ -51,7 +51,7 @@ def worse(cost: FloatArray, best: FloatArray) -> bool:
     return bool(cost[0] >= best[0] * (1 - TIE) and cost[1] >= best[1] * (1 - TIE))
 
 
-@kernel
+@inlined_kernel
 def lowest(
     space: SpaceArrays, choice: Choice, state: State, stage: int, inner: FloatArray, goal: FloatArray,
     limit: FloatArray, cost: FloatArray,
@@ -143,7 +143,8 @@ def table_of(
 ) -> None:
     """Facts of rank `r` for each of its tiles and positions: rows of F.
 
-    After the positions of a tile come its least facts, and the least of it and all smaller tiles.
+    Of a tile come first its facts at each number of positions, then the least at up to each number, then the
+    least of it and all smaller tiles.
 
     loops: 1 where the loop above `stage` has more than one trip; -1 where the positions leave some of the
     fan-out idle, or a tile cut off where only divisors are asked for.
@@ -153,13 +154,17 @@ def table_of(
     first = space.value_ptr[(stage - 1) * space.sizes.size + r]
     for i in range(options.size):
         tile = options[i]
-        least = i * (end + 2) + end
-        loops[least] = -1
-        table[least] = np.inf
+        least = i * (2 * end + 1) + 2 * end - 1
         for v in range(end):
             positions = space.values[first + v]
-            row = i * (end + 2) + v
+            row = i * (2 * end + 1) + v
+            up_to = row + end
             loops[row] = -1
+            loops[up_to] = -1
+            table[up_to] = np.inf
+            if v > 0:
+                loops[up_to] = loops[up_to - 1]
+                table[up_to] = table[up_to - 1]
             if tile == 0:
                 if v > 0:
                     continue
@@ -172,10 +177,10 @@ def table_of(
                 place(space, state, r, stage, tile, positions)
             table[row] = state.facts[r]
             loops[row] = state.trips[stage - 1] >> r & 1
-            loops[least] = loops[row] if loops[least] < 0 else loops[least] & loops[row]
+            loops[up_to] = loops[row] if loops[up_to] < 0 else loops[up_to] & loops[row]
             for f in range(table.shape[1]):
-                table[least, f] = min(table[least, f], table[row, f])
-        before = least - end - 2
+                table[up_to, f] = min(table[up_to, f], table[row, f])
+        before = least - 2 * end - 1
         table[least + 1] = table[least]
         loops[least + 1] = loops[least]
         if i > 0 and loops[before + 1] >= 0:
@@ -184,14 +189,14 @@ def table_of(
             loops[least + 1] = loops[before + 1] if loops[least] < 0 else loops[least] & loops[before + 1]
 
 
-@kernel
+@inlined_kernel
 def table_end(space: SpaceArrays, stage: int, r: int) -> int:
-    """Where the least facts stand in the table, after one entry for each number of positions of rank `r`."""
+    """How many numbers of positions rank `r` may take of the fan-out above `stage`."""
     at = (stage - 1) * space.sizes.size + r
     return int(space.value_ptr[at + 1] - space.value_ptr[at])
 
 
-@kernel
+@inlined_kernel
 def load(state: State, r: int, stage: int, facts: FloatArray, loop: int) -> None:
     """Take facts of rank `r` from the table."""
     for f in range(facts.size):
@@ -284,15 +289,16 @@ def expand(
                 at[depth] -= 1
             continue
         tile[r] = max(1, options[r, at[r]])
-        row[r] = starts[r] + at[r] * (ends[r] + 2)
-        if loops[row[r] + ends[r]] < 0:
+        row[r] = starts[r] + at[r] * (2 * ends[r] + 1)
+        least = row[r] + 2 * ends[r] - 1
+        if loops[least] < 0:
             at[r] -= 1
             continue
-        load(state, r, stage, table[row[r] + ends[r]], loops[row[r] + ends[r]])
+        load(state, r, stage, table[least], loops[least])
         for later in range(r + 1, n_ranks):
             at[later] = largest(space, choice, stage, room, tile, later, options, n_options[later] - 1)
             if at[later] >= 0:
-                entry = starts[later] + at[later] * (ends[later] + 2) + ends[later] + 1
+                entry = starts[later] + at[later] * (2 * ends[later] + 1) + 2 * ends[later]
                 load(state, later, stage, table[entry], loops[entry])
         lowest(space, choice, state, stage, inner, goal, limit, cost)
         tally[BOUNDED] += 1
@@ -310,7 +316,8 @@ def expand(
         if n_rows < 0:
             return n_rows
         for one in range(n_ranks):
-            load(state, one, stage, table[row[one] + ends[one]], loops[row[one] + ends[one]])
+            least = row[one] + 2 * ends[one] - 1
+            load(state, one, stage, table[least], loops[least])
         at[r] -= 1
     if final:
         best[:] = limit
@@ -345,7 +352,7 @@ def _spread_out(
             if r < n_ranks - 1:
                 for later in range(r + 1, n_ranks):
                     narrow[later] = -1
-                    entry = starts[later] + ends[later]
+                    entry = starts[later] + ends[later] + space.spread_most[row, r, later]
                     load(state, later, stage, table[entry], loops[entry])
                 lowest(space, choice, state, stage, inner, goal, limit, cost)
                 tally[BOUNDED] += 1

@@ -169,6 +169,7 @@ def _arrays(
         words=words,
         access_pj=np.ascontiguousarray(per_word[:, :, None] * words),
         access_cycles=np.ascontiguousarray(ports[:, :, None] * words),
+        floor=np.zeros(n_tensors),
         timed=_ints((ports > 0).any(axis=0)),
         capacity_words=np.array([
             inf if level.capacity_bits is None else level.capacity_bits / hierarchy.word_bits for level in levels
@@ -183,6 +184,7 @@ def _arrays(
         spreads=np.concatenate([one.positions for one in spreads]),
         spread_cost=np.concatenate([one.cost for one in spreads]),
         spread_index=np.concatenate([index for index, _ in values]),
+        spread_most=np.concatenate([_most(index) for index, _ in values]),
         value_ptr=_pointers([len(one) for _, of_level in values for one in of_level]),
         values=np.concatenate([one for _, of_level in values for one in of_level]),
         divisors_only=int(tiles == "divisors"),
@@ -197,6 +199,19 @@ def _distinct(positions: IntArray) -> tuple[IntArray, list[IntArray]]:
     """Every entry's place among the distinct values of its column, and those values."""
     columns = [np.unique(column, return_inverse=True) for column in positions.T]
     return np.column_stack([place for _, place in columns]), [values for values, _ in columns]
+
+
+def _most(index: IntArray) -> IntArray:
+    """(rows, R, R): the largest entry of every column among the rows that begin with the same 0 to r; rows ascend."""
+    n_rows, n_ranks = index.shape
+    found = np.zeros((n_rows, n_ranks, n_ranks), dtype=np.int64)
+    for r in range(n_ranks):
+        begins = np.ones(n_rows, dtype=bool)
+        begins[1:] = (index[1:, : r + 1] != index[:-1, : r + 1]).any(axis=1)
+        starts = np.flatnonzero(begins)
+        most = np.maximum.reduceat(index, starts, axis=0)
+        found[:, r] = most[np.cumsum(begins) - 1]
+    return found
 
 
 def _ints(values: object) -> IntArray:

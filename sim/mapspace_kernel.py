@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.dataflow.kernel import kernel
+from tilewright.dataflow.kernel import inlined_kernel, kernel
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -36,6 +36,7 @@ class SpaceArrays(NamedTuple):
     words: FloatArray  # (T,) per element
     access_pj: FloatArray  # (2, L, T)
     access_cycles: FloatArray  # (3, L, T)
+    floor: FloatArray  # (T,) elements that cross the edge of level 0 at least
     timed: IntArray  # (L,) 1 where a level's ports take time
     capacity_words: FloatArray  # (L,)
     fan: IntArray  # (L,) 1 where a fan-out with more than one position lies under the level
@@ -48,6 +49,7 @@ class SpaceArrays(NamedTuple):
     spreads: IntArray  # (spreads, R) positions of the fan-out that a rank takes
     spread_cost: FloatArray  # (spreads, T) accesses above for each word, 1 with multicast or reduction
     spread_index: IntArray  # (spreads, R) which of the rank's distinct positions
+    spread_most: IntArray  # (spreads, R, R) the most that a later rank takes where ranks 0 to r take the same
     value_ptr: IntArray  # (L * R + 1,) into values, by level above and rank
     values: IntArray  # the distinct positions
     divisors_only: int
@@ -80,6 +82,9 @@ class State(NamedTuple):
     served: FloatArray  # (L, L, T) elements of all tiles that a parent serves a child once
     taken: FloatArray  # (L, T) elements of all tiles that a child takes once
     busy: FloatArray  # (3, L) cycles of the ports of each level's busiest instance: read, write, shared
+    crossing: (
+        FloatArray  # (T,) elements served to a tensor that the last decided level does not keep, at least
+    )
     accesses: FloatArray  # (2, L, T) what `cost_of` records
     found: FloatArray  # (3,) what it answers
 
@@ -102,6 +107,7 @@ def new_state(space: SpaceArrays) -> State:
         np.tile(space.elements, (n_levels, n_levels, 1)),
         np.tile(space.elements, (n_levels, 1)),
         np.zeros((3, n_levels)),
+        np.zeros(n_tensors),
         np.zeros((2, n_levels, n_tensors)),
         np.zeros(3),
     )
@@ -273,9 +279,9 @@ def stretch(space: SpaceArrays, state: State, stage: int) -> None:
 @kernel
 def cost_of(
     relevant: IntArray, sizes: IntArray, fans: IntArray, access_pj: FloatArray, access_cycles: FloatArray,
-    timed: IntArray, keep: IntArray, serial: IntArray, facts: FloatArray, trips: IntArray, free: IntArray,
-    factor: FloatArray, served: FloatArray, taken: FloatArray, decided: int, final: bool, record: bool,
-    busy: FloatArray, accesses: FloatArray, found: FloatArray,
+    floor: FloatArray, timed: IntArray, keep: IntArray, serial: IntArray, facts: FloatArray, trips: IntArray,
+    free: IntArray, factor: FloatArray, served: FloatArray, taken: FloatArray, decided: int, final: bool, record: bool,
+    busy: FloatArray, crossing: FloatArray, accesses: FloatArray, found: FloatArray,
 ) -> None:  # fmt: skip
     """Price the decided part of a mapping: (pJ, cycles, pJ of tensors that level `decided` does not keep) to `found`.
 
@@ -325,6 +331,8 @@ def cost_of(
             for level in range(parent, child):
                 spread *= factor[level, t]
             once = served[parent, child, t] * above
+            if parent == 0:
+                once = max(once, floor[t])
             up, down = once * spread, taken[child, t] * below
             again = once - whole if output else 0.0
             pj = up * access_pj[there, parent, t]
@@ -334,6 +342,7 @@ def cost_of(
                 energy += pj + down * access_pj[1 - there, child, t] + again * access_pj[1, child, t]
             else:
                 apart += pj
+                crossing[t] = once
             if timed[parent]:
                 up_seen = served[parent, child, t] * seen * part * spread
                 busy[there, parent] += up_seen * access_cycles[there, parent, t]
@@ -377,6 +386,8 @@ def cost_of(
                     seen *= facts[r, 2 * n_levels - 1]
             for level in range(parent, n_levels):
                 spread *= factor[level, t]
+            if parent == 0:
+                total = max(total, floor[t])
             for way in range(there + 1):
                 energy += total * spread * access_pj[way, parent, t]
                 busy[way, parent] += seen * spread * access_cycles[way, parent, t]
@@ -395,14 +406,14 @@ def cost_of(
     found[2] = apart
 
 
-@kernel
+@inlined_kernel
 def evaluate(space: SpaceArrays, choice: Choice, state: State, stage: int, final: bool, record: bool) -> None:
     """Cost of the mapping as far as `stage` into `state.found`; energy without multipliers and rest."""
     if space.summed:
         for level in range(1, stage + 1):
             stretch(space, state, level)
     cost_of(
-        space.relevant, space.sizes, space.n_fans_above, space.access_pj, space.access_cycles, space.timed,
+        space.relevant, space.sizes, space.n_fans_above, space.access_pj, space.access_cycles, space.floor, space.timed,
         choice.keep, choice.serial, state.facts, state.trips, state.free, state.cost, state.served, state.taken,
-        stage, final, record, state.busy, state.accesses, state.found,
+        stage, final, record, state.busy, state.crossing, state.accesses, state.found,
     )  # fmt: skip
