@@ -150,6 +150,9 @@ def array_parts(array: MatrixArray) -> dict[str, Resources]:
     }
     if sums_stay:
         parts["south"] += Resources(ff=cols * array.accumulator_bits)
+        if array.pe_cycles != ONE_CYCLE_PE:
+            adders = (round(cols * constant(f"float_column_{name}")) for name in ("lut", "ff"))
+            parts["south"] += Resources(*adders)
     return parts
 
 

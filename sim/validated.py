@@ -7,14 +7,15 @@ from functools import lru_cache
 from importlib.resources import files
 
 from tilewright.sim.architecture import Architecture, Dram, MatrixArray
+from tilewright.sim.device import device_named
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatedError:
     """Mean absolute error of a model, as a fraction, over `n_points` comparisons; None before any.
 
-    `scope` is "any", "systolic" (arrays of our own), "banks" (a memory that is modelled by its banks), the
-    name of a template, or `template/device`.
+    `scope` is "any", "systolic" (arrays of our own), "banks" (a memory that is modelled by its banks), "fpga"
+    (any FPGA), the name of a template, or `template/device`.
     """
 
     model: str
@@ -32,12 +33,16 @@ class ValidatedError:
             return all(dram.rate is None for dram in architecture.of_kind(Dram))
         if self.scope == "systolic":
             return all(array.discipline == "systolic" for array in architecture.of_kind(MatrixArray))
+        if self.scope == "fpga":
+            return device_named(architecture.device).is_fpga
         return self.speaks_for({(architecture.name, architecture.device)})
 
     def speaks_for(self, designs: Iterable[tuple[str, str]]) -> bool:
         """Whether the scope names no template, or that of one of `designs`: (template, device)."""
         if self.scope in ("any", "banks", "systolic"):
             return True
+        if self.scope == "fpga":
+            return any(device_named(place).is_fpga for _, place in designs)
         template, _, device = self.scope.partition("/")
         return any(one == template and device in ("", place) for one, place in designs)
 

@@ -80,6 +80,7 @@ class ValidationSet(StrEnum):
     DRAM = "dram"
     ARRAYS = "arrays"
     HARDWARE = "hardware"
+    SYNTH = "synth"
     ALL = "all"
 
 

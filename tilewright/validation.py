@@ -274,7 +274,9 @@ def _simulated_arrays(n_before: int) -> list[Record]:
             for number, point in enumerate(found, start=n_before + 1)
         ),
         *(
-            record(f"arrays_scalesim|{number}", "arrays_scalesim", point.rtl_cycles, point.scalesim_cycles, None)
+            record(
+                f"arrays_scalesim|{number}", "arrays_scalesim", point.rtl_cycles, point.scalesim_cycles, None
+            )
             for number, point in enumerate(plain, start=1)
         ),
     ]
@@ -300,11 +302,45 @@ def _hardware(points: Path | None) -> list[Record]:
     return records
 
 
+def _synth(points: Path | None) -> list[Record]:
+    """Resources of arrays beside open synthesis; without a file also DSPs of published designs after routing."""
+    from tilewright.validation_synthesis import COLUMNS, COUNTS, array_counts
+
+    file = points or _own_points("tilewright.sim", "fpga_synthesis.csv")
+    records = []
+    for number, row in enumerate(_rows(file, COLUMNS), start=1):
+        ours: Mapping[str, int] = {}
+        reason = None
+        try:
+            ours = array_counts(row)
+        except InputError as error:
+            reason = str(error)
+        records += [
+            record(f"synth|{number}", f"synth_{name}", _whole(name, row[name]), ours.get(name), reason)
+            for name in COUNTS
+        ]
+    return records if points else [*records, *_routed()]
+
+
+def _routed() -> list[Record]:
+    from tilewright.validation_synthesis import operator_dsps
+
+    references: dict[str, int] = {}
+    ours: dict[str, int] = {}
+    columns = ("design", "routed_dsp", "operator", "count")
+    for row in _rows(_own_points("tilewright.sim", "fpga_routed.csv"), columns):
+        name = row["design"]
+        references[name] = _whole("routed_dsp", row["routed_dsp"])
+        ours[name] = ours.get(name, 0) + operator_dsps(row["operator"], _whole("count", row["count"]))
+    return [record(name, "routed_dsp", references[name], ours[name], None) for name in references]
+
+
 _SETS: dict[str, Callable[[Path | None], list[Record]]] = {
     "counts": _counts,
     "dram": _dram,
     "arrays": _arrays,
     "hardware": _hardware,
+    "synth": _synth,
 }
 
 
