@@ -63,7 +63,15 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     ("fields", "expected"),
     [
         ({"model_type": None}, ": model_type: missing; supported: "),
-        ({"model_type": "gpt-2"}, ": model_type: 'gpt-2' is unknown (did you mean 'gpt2'?); supported: "),
+        ({"model_type": ["gpt2"]}, ": model_type: must be a name, got "),
+        (
+            {"model_type": "gpt-2"},
+            ": model_type: 'gpt-2' is unknown (did you mean 'gpt2'?); export it to an .onnx file or write it as",
+        ),
+        (
+            {"architectures": ["GPT2ForRewardModel"]},
+            ": architectures: 'GPT2ForRewardModel': models with this",
+        ),
         (
             {"model_type": "rwkv"},
             ": model_type: 'rwkv' is unknown; export it to an .onnx file or write it as a .cascade,",

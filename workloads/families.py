@@ -40,13 +40,14 @@ def family_of(values: Mapping[str, Any], source: str) -> tuple[str, Family[Any]]
     """The family that a file names. Raises InputError for a missing or unknown `model_type`."""
     known = model_types()
     model_type = values.get("model_type")
-    if not isinstance(model_type, str):
+    if model_type is None:
         raise InputError(f"{source}: model_type: missing; supported: {', '.join(known)}")
+    if not isinstance(model_type, str):
+        raise InputError(f"{source}: model_type: must be a name, got {str(model_type)[:60]!r}")
     if model_type not in known:
-        around = "; export it to an .onnx file or write it as a .cascade, which are models too"
         raise InputError(
-            f"{source}: model_type: {model_type[:60]!r} is unknown{nearest(model_type, known) or around};"
-            f" supported: {', '.join(known)}"
+            f"{source}: model_type: {model_type[:60]!r} is unknown{nearest(model_type, known)}; export it to an"
+            f" .onnx file or write it as a .cascade, which are models too; supported: {', '.join(known)}"
         )
     module = import_module(f"tilewright.workloads.{_MODULE_BY_TYPE[model_type]}")
     families = cast(Mapping[str, Family[Any]], module.FAMILIES)
