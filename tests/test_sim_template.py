@@ -52,12 +52,15 @@ def test_a_family_keeps_the_bounds_and_its_parts_sum_up(design: Design, network:
     bound = evaluate(network, design, fidelity="bound")
     assert 0 < tile.bound_cycles == bound.latency_cycles <= tile.latency_cycles
     assert bound.energy_pj <= tile.energy_pj * (1 + 1e-9)
-    assert tile.dram_read_bytes >= bound.dram_read_bytes
-    assert tile.dram_write_bytes >= bound.dram_write_bytes
+    if getattr(templates()[design.template], "stores_layers", True):
+        said = "a family that keeps activations on chip from layer to layer says so: stores_layers = False"
+        assert tile.dram_read_bytes >= bound.dram_read_bytes, said
+        assert tile.dram_write_bytes >= bound.dram_write_bytes, said
     assert tile.macs_computed >= tile.macs
     peaks = dict(tile.peaks)
     assert tile.latency_cycles >= tile.macs / peaks["macs_per_cycle"]
-    assert tile.latency_cycles * peaks["dram_bytes_per_cycle"] >= bound.dram_read_bytes
+    moved = tile.dram_read_bytes + tile.dram_write_bytes
+    assert tile.latency_cycles * peaks["dram_bytes_per_cycle"] * (1 + 1e-9) >= moved
     assert all(0 <= share <= 1 + 1e-9 for _, share in tile.utilisation)
     _assert_sums(tile.energy)
     ends: dict[tuple[str, int], int] = {}
