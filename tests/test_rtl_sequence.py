@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.program import Program
-from tilewright.hls_templates.rtl import address, sequencer
+from tilewright.hls_templates.rtl import address, attention_model, datapath, sequencer
 from tilewright.hls_templates.rtl.array import array_grid
 from tilewright.hls_templates.rtl.control import Grid
 from tilewright.hls_templates.rtl.sequence import Sequence
 from tilewright.hls_templates.rtl.sequence_simulate import SequenceRun, SequenceSimulator
 from tilewright.hls_templates.rtl.sequenced_programs import (
+    attention_program,
     gemm_program,
     lora_program,
     sequenced_architecture,
@@ -190,3 +191,62 @@ def test_programs_that_do_not_fit_the_hardware_are_refused() -> None:
         simulator.run({}, 5)
     with pytest.raises(InputError, match="latency_cycles must be >= 1"):
         simulator.run({}, 0)
+
+
+def attend(
+    grid: Grid, sizes: tuple[int, int, int, int], tile: tuple[int, int], latency: int, copies: int = 2
+) -> tuple[Words, Words]:
+    """(values stored, their model), the cycles held to the tile simulator."""
+    queries, keys, e, f = sizes
+    q, k, v = integers(1, e, queries), integers(2, keys, e), integers(3, f, keys)
+    multiplier, shift = attention_model.scale_of(1 / (128 * e))
+    program = attention_program(grid, queries, keys, e, f, tile, copies)
+    sequence = Sequence(program, grid, SETUP_CYCLES, score_scale=(multiplier, shift))
+    run = SequenceSimulator(sequence).run({"q": q, "k": k, "v": v}, latency)
+    assert close(run.n_cycles, engine_cycles(program, grid, latency))
+    return run.results["y"], attention_model.attention(q, k, v, min(tile[1], keys), multiplier, shift)
+
+
+@pytest.mark.parametrize(("sizes", "tile", "latency", "copies"), [
+    ((8, 12, 8, 8), (4, 4), 10, 2),
+    ((12, 20, 6, 4), (8, 8), 20, 1),
+])  # fmt: skip
+def test_one_pass_attention_equals_its_integers_in_the_cycles_of_the_tile_simulator(
+    sizes: tuple[int, int, int, int], tile: tuple[int, int], latency: int, copies: int
+) -> None:
+    found, model = attend(array_grid(4, 4), sizes, tile, latency, copies)
+    assert (found == model).all()
+
+
+@pytest.mark.slow
+@given(st.booleans(), st.data())
+@settings(max_examples=12, deadline=None)
+def test_any_attention_in_any_tiles_keeps_values_and_cycles(overlap: bool, data: st.DataObject) -> None:
+    side = data.draw(st.sampled_from((2, 4)))
+    sizes = (
+        data.draw(words_of(side, 6)), data.draw(words_of(side, 10)), data.draw(st.integers(1, 24)),
+        data.draw(words_of(side, 5)),
+    )  # fmt: skip
+    tile = data.draw(words_of(side, 3)), data.draw(words_of(side, 4))
+    grid = array_grid(side, side, drain_overlap=overlap)
+    found, model = attend(
+        grid, sizes, tile, data.draw(st.integers(1, 60)), data.draw(st.sampled_from((1, 2, 3)))
+    )
+    assert (found == model).all()
+
+
+@pytest.mark.parametrize(("keys", "sharpness"), [(16, 1.0), (64, 0.25), (200, 1.0), (200, 4.0)])
+def test_attention_keeps_its_stated_error(keys: int, sharpness: float) -> None:
+    q, k, v = integers(1, 16, 40), integers(2, keys, 16), integers(3, 24, keys)
+    scale = sharpness / (128 * 16)
+    multiplier, shift = attention_model.scale_of(scale)
+    found = attention_model.attention(q, k, v, 16, multiplier, shift) / 2**16
+    exact, bound = attention_model.exact_attention(q, k, v, scale)
+    assert (np.abs(found - exact) <= bound).all()
+    assert np.abs(found - exact).mean() < 0.6  # of values of -128 .. 127
+
+
+def test_mixed_values_that_are_not_rescaled_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datapath, "_rescaled", lambda word, *_: word)
+    found, model = attend(array_grid(4, 4), (4, 12, 8, 4), (4, 4), 5)
+    assert (found != model).any()

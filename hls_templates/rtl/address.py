@@ -23,21 +23,22 @@ from tilewright.hls_templates.rtl.wires import constant
 def address_leaf(grid: Grid, offset_bits: int) -> Leaf:
     """Inputs: the leaf's `n` and `k`, `run_words` (k of the product that reads turned sums), the array's handshakes.
 
-    Outputs are offsets in words from the beginning of a tile; all return to its first word with `done`.
+    Outputs are offsets in words from the beginning of a tile; all return to its first word with `done`. `across`
+    numbers the words of columns that the row of sums is of.
     """
     inputs = {
         "n": grid.size_bits, "k": grid.size_bits, "run_words": offset_bits, "beat": 1, "row_valid": 1,
         "row": grid.size_bits, "done": 1,
     }  # fmt: skip
-    outputs = dict.fromkeys(("west", "north", "folded", "turned"), offset_bits)
+    outputs = dict.fromkeys(("west", "north", "folded", "turned"), offset_bits) | {"across": grid.size_bits}
     return Leaf("addresses", inputs, outputs, lambda wires: _build(grid, offset_bits, wires))
 
 
 def _build(grid: Grid, bits: int, wires: Mapping[str, WireVector]) -> Wires:
     done = wires["done"]
     west, north = _operands(grid, bits, wires, done)
-    folded, turned = _sums(grid, bits, wires, done)
-    return {"west": west, "north": north, "folded": folded, "turned": turned}
+    folded, turned, across = _sums(grid, bits, wires, done)
+    return {"west": west, "north": north, "folded": folded, "turned": turned, "across": across}
 
 
 def _stepped(register: Register, when: WireVector, value: WireVector, done: WireVector, rest: int) -> None:
@@ -78,7 +79,7 @@ def _operands(
 
 def _sums(
     grid: Grid, bits: int, wires: Mapping[str, WireVector], done: WireVector
-) -> tuple[WireVector, WireVector]:
+) -> tuple[WireVector, WireVector, WireVector]:
     valid = wires["row_valid"]
     ends = wires["row"] == 0
     top = grid.rows - 1
@@ -92,4 +93,8 @@ def _sums(
     across = (turned + wires["run_words"] + top)[:bits]
     jump = pyrtl.select(is_last, (lower + top)[:bits], across)
     _stepped(turned, valid, pyrtl.select(ends, jump, (turned - 1)[:bits]), done, top)
-    return folded, turned
+    word = Register(grid.size_bits)
+    _stepped(
+        word, valid & ends, pyrtl.select(is_last, constant(0, grid.size_bits), (word + 1)[: grid.size_bits]), done, 0
+    )  # fmt: skip
+    return folded, turned, word

@@ -5,16 +5,26 @@ from collections.abc import Mapping
 import pyrtl
 from pyrtl import WireVector
 
+from tilewright.dataflow.program import Compute
 from tilewright.hls_templates.rtl.address import address_leaf
 from tilewright.hls_templates.rtl.array import Leaf, array_inputs, array_outputs, build_array
 from tilewright.hls_templates.rtl.cell import Wires
 from tilewright.hls_templates.rtl.control import Grid
+from tilewright.hls_templates.rtl.fixed_model import FRACTION_BITS
 from tilewright.hls_templates.rtl.netlist import Instance, Netlist
 from tilewright.hls_templates.rtl.scratchpad import Scratchpad, scratchpad_leaf, selected
-from tilewright.hls_templates.rtl.sequence import Sequence
+from tilewright.hls_templates.rtl.sequence import Sequence, divides, unit_of
 from tilewright.hls_templates.rtl.sequencer import sequencer_leaf
+from tilewright.hls_templates.rtl.softmax import FACTOR_BITS, SoftmaxKind, softmax_leaf
 from tilewright.hls_templates.rtl.transfer import port_leaf, transfer_leaf
-from tilewright.hls_templates.rtl.wires import constant, fields, packed, sign_extended, wrapped_sum
+from tilewright.hls_templates.rtl.wires import (
+    constant,
+    counter_bits,
+    fields,
+    packed,
+    sign_extended,
+    wrapped_sum,
+)
 
 
 def accelerator(sequence: Sequence) -> Netlist:
@@ -27,8 +37,8 @@ def accelerator(sequence: Sequence) -> Netlist:
     inputs = {"start": 1, "answer": 1, "answer_is_write": 1, "answer_data": beat_bits}
     store = store_leaf(sequence)
     instances = [
-        Instance("sequencer", sequencer_leaf(sequence), _nets(
-            start="start", array_done="array__done", dma_in_done="dma_in__done", dma_out_done="dma_out__done",
+        Instance("sequencer", sequencer_leaf(sequence), (
+            ("start", "start"), *((f"{unit}_done", f"{unit}__done") for unit in sequence.units),
         )),
         *(
             Instance(name, transfer_leaf(name, sequence.setup_cycles, address_bits, bits), _nets(
@@ -52,9 +62,12 @@ def accelerator(sequence: Sequence) -> Netlist:
             north_valid="sequencer__one", north_data="operands__north", south_ready="sequencer__one",
         )),
         Instance("operands", operand_leaf(sequence), _matching(sequence, ("west", "north"))),
-        Instance("sums", sum_leaf(sequence), (("row", "array__south_data"), *_matching(sequence, ("base", "own")))),
+        Instance("sums", sum_leaf(sequence), (
+            ("row", "array__south_data"), *_matching(sequence, ("base", "own")), *_factor_nets(sequence),
+        )),
         Instance("store", store, _matching(sequence, ("store",))),
         *(_pad_instance(sequence, pad) for pad in sequence.scratchpads),
+        *_vector_instances(sequence),
     ]  # fmt: skip
     outputs = {
         "done": "sequencer__done", "valid": "port__valid", "is_write": "port__is_write",
@@ -79,13 +92,18 @@ def _pad_instance(sequence: Sequence, pad: Scratchpad) -> Instance:
         nets |= {
             "write": "array__south_valid", "write_offset": f"addresses__{place}", "write_data": "sums__total",
         }  # fmt: skip
+    elif "vector" in sequence.units and unit_of(sequence.writer[pad.name]) == "vector":
+        what = "quotients" if divides(sequence.writer[pad.name]) else "weights"
+        nets |= {
+            "write": "vector__write", "write_offset": "vector__write_offset", "write_data": f"vector__{what}",
+        }  # fmt: skip
     else:
         nets |= {
             "write": "port__in_answer", "write_offset": "dma_in__answered", "write_data": "answer_data",
         }  # fmt: skip
     offsets = {
         "west": "addresses__west", "north": "addresses__north", "base": "addresses__folded",
-        "own": f"addresses__{place}", "store": "dma_out__issued",
+        "own": f"addresses__{place}", "store": "dma_out__issued", "lanes": "vector__read_offset",
     }  # fmt: skip
     for reader in pad.readers:
         nets[f"{reader.role}_offset"] = offsets[reader.role]
@@ -93,6 +111,63 @@ def _pad_instance(sequence: Sequence, pad: Scratchpad) -> Instance:
             nets[f"{reader.role}_{nest}_on"] = f"sequencer__{nest}_on"
             nets[f"{reader.role}_{nest}_slot"] = f"sequencer__{nest}_{pad.name}_slot"
     return Instance(f"pad_{pad.name}", scratchpad_leaf(pad, sequence.offset_bits), tuple(nets.items()))
+
+
+def _vector_instances(sequence: Sequence) -> list[Instance]:
+    """The vector unit and what picks its words, of a program that has one."""
+    if "vector" not in sequence.units:
+        return []
+    softmax = sequence.of_unit("vector")[0]
+    kind = softmax_kind(sequence)
+    weights = softmax.writes[0].buffer
+    (mix,) = (nest.name for nest in sequence.readers[weights])
+    unit = Instance("vector", softmax_leaf(kind), _nets(
+        start="sequencer__vector_start", divides="sequencer__vector_divides", n="sequencer__vector_n",
+        k="sequencer__vector_k", run_words="sequencer__vector_run_words", begins="sequencer__vector_begins",
+        ends="sequencer__vector_ends", word="lanes__word", slot=f"sequencer__{softmax.name}_{weights}_slot",
+        factor_slot=f"sequencer__{mix}_{weights}_slot", factor_word="addresses__across",
+    ))  # fmt: skip
+    return [unit, Instance("lanes", lanes_leaf(sequence), _matching(sequence, ("lanes",)))]
+
+
+def softmax_kind(sequence: Sequence) -> SoftmaxKind:
+    """The vector unit of a sequence; sums outlive the weights by the tile that is divided and one in front of it."""
+    softmax, _ = sequence.of_unit("vector")
+    assert isinstance(softmax.leaf, Compute)
+    copies = sequence.program.buffer_by_name[softmax.writes[0].buffer].copies
+    multiplier, shift = sequence.score_scale
+    return SoftmaxKind(
+        lanes=sequence.grid.cols, words=-(-softmax.leaf.tile[1][1] // sequence.grid.cols),
+        size_bits=sequence.grid.size_bits, offset_bits=sequence.offset_bits,
+        slot_bits=counter_bits(copies - 1), sum_slot_bits=counter_bits(copies + 1), multiplier=multiplier,
+        shift=shift,
+    )  # fmt: skip
+
+
+def lanes_leaf(sequence: Sequence) -> Leaf:
+    """The word that the vector unit takes now."""
+
+    def build(wires: Mapping[str, WireVector]) -> Wires:
+        sources = [(pad.name, nest) for pad, nests in _sources(sequence, "lanes") for nest in nests]
+        words = [wires[f"{name}_lanes"] for name, _ in sources]
+        return {"word": selected([wires[f"{nest}_on"] for _, nest in sources], words)}
+
+    return Leaf("lanes", _inputs(sequence, ("lanes",)), {"word": sequence.beat_bits}, build)
+
+
+def _factor_nets(sequence: Sequence) -> tuple[tuple[str, str], ...]:
+    return (("factors", "vector__factors"),) if "vector" in sequence.units else ()
+
+
+def _rescaled(word: WireVector, factors: WireVector, bits: int) -> WireVector:
+    """Every sum times its factor, rounded half up."""
+    found = []
+    for one, factor in zip(fields(word, bits), fields(factors, FACTOR_BITS), strict=True):
+        width = bits + FACTOR_BITS + 1
+        product = (sign_extended(one, width) * factor.zero_extended(width))[:width]
+        rounded = (product + constant(1 << (FRACTION_BITS - 1), width))[:width]
+        found.append(rounded[FRACTION_BITS : FRACTION_BITS + bits])
+    return packed(found)
 
 
 def _sources(sequence: Sequence, role: str) -> list[tuple[Scratchpad, tuple[str, ...]]]:
@@ -178,8 +253,11 @@ def sum_leaf(sequence: Sequence) -> Leaf:
         for role in ("base", "own"):
             for pad, nests in _sources(sequence, role):
                 for nest in nests:
+                    word = wires[f"{pad.name}_{role}"]
+                    if role == "own" and sequence.rescales(sequence.writer[pad.name]):
+                        word = _rescaled(word, wires["factors"], sequence.grid.kind.pe.sum_bits)
                     conditions.append(wires[f"{nest}_{role}"])
-                    values.append(wires[f"{pad.name}_{role}"])
+                    values.append(word)
         if not values:
             return {"total": wires["row"]}
         base = selected(conditions, values)
@@ -187,7 +265,10 @@ def sum_leaf(sequence: Sequence) -> Leaf:
         pairs = zip(fields(wires["row"], width), fields(base, width), strict=True)
         return {"total": packed([wrapped_sum(one, other) for one, other in pairs])}
 
-    return Leaf("sums", {"row": bits} | _inputs(sequence, ("base", "own")), {"total": bits}, build)
+    inputs = {"row": bits} | _inputs(sequence, ("base", "own"))
+    if "vector" in sequence.units:
+        inputs["factors"] = sequence.grid.cols * FACTOR_BITS
+    return Leaf("sums", inputs, {"total": bits}, build)
 
 
 def store_leaf(sequence: Sequence) -> Leaf:

@@ -97,10 +97,10 @@ def _placed(
     rounded = sign_extended(rounded, bits)
     signed = pyrtl.select(negates, (constant(0, bits) - rounded)[:bits], rounded)
     total = (sign_extended(base, bits) + signed)[:bits]
-    return pyrtl.select(saturates, constant(model.LARGEST, _BITS), _clipped(total))
+    return pyrtl.select(saturates, constant(model.LARGEST, _BITS), clipped(total))
 
 
-def _clipped(value: WireVector) -> WireVector:
+def clipped(value: WireVector) -> WireVector:
     """A signed number in 32 bits, the largest or smallest for those beyond."""
     sign, high = value[-1], value[_BITS - 1 :]
     fits = (high == 0) | pyrtl.and_all_bits(high)
@@ -110,7 +110,7 @@ def _clipped(value: WireVector) -> WireVector:
 
 def _reduced(operation: WireVector, a: WireVector, b: WireVector) -> _Reduced:
     is_one = {name: operation == code for code, name in enumerate(OPERATIONS)}
-    difference = _clipped(_difference(a, b))
+    difference = clipped(_difference(a, b))
     argument = pyrtl.select(is_one["sub_exp"], difference, a)
     is_negative = argument[-1]
     magnitude = pyrtl.select(is_negative, (constant(0, _BITS) - argument)[:_BITS], argument)
@@ -151,13 +151,13 @@ def _simple(
     is_one: Mapping[str, WireVector], a: WireVector, b: WireVector, difference: WireVector
 ) -> _Reduced:
     """Sums, differences and products saturate; a product is rounded half up."""
-    total = _clipped((sign_extended(a, _BITS + 1) + sign_extended(b, _BITS + 1))[: _BITS + 1])
+    total = clipped((sign_extended(a, _BITS + 1) + sign_extended(b, _BITS + 1))[: _BITS + 1])
     bits = 2 * _BITS
     product = (sign_extended(a, bits) * sign_extended(b, bits))[:bits]
     product = (product + constant(1 << (model.FRACTION_BITS - 1), bits))[:bits][model.FRACTION_BITS :]
     larger = pyrtl.select(_difference(a, b)[-1], b, a)
     result = a
-    for name, value in (("add", total), ("sub", difference), ("mul", _clipped(product)), ("max", larger)):
+    for name, value in (("add", total), ("sub", difference), ("mul", clipped(product)), ("max", larger)):
         result = pyrtl.select(is_one[name], value, result)
     return _vanished(result)
 
@@ -180,7 +180,7 @@ def _exponential(x: WireVector) -> _Reduced:
 
 
 def _by_mantissa(magnitude: WireVector, is_negative: WireVector, is_zero: WireVector) -> dict[str, _Reduced]:
-    exponent, normal = _normalised(magnitude)
+    exponent, normal = normalised(magnitude)
     segment, place = normal[26:31], normal[10:26]
     zero = constant(0, _BITS)
     base_of = {name: table.base for name, table in model.TABLES.items()}
@@ -196,7 +196,7 @@ def _by_mantissa(magnitude: WireVector, is_negative: WireVector, is_zero: WireVe
     return {"reciprocal": reciprocal, "rsqrt": rsqrt}
 
 
-def _normalised(magnitude: WireVector) -> tuple[WireVector, WireVector]:
+def normalised(magnitude: WireVector) -> tuple[WireVector, WireVector]:
     """(place of the highest one, the number shifted until that is bit 31)."""
     places = []
     normal = magnitude

@@ -19,8 +19,7 @@ from tilewright.hls_templates.rtl.control import Grid
 from tilewright.hls_templates.rtl.scratchpad import Reader, Scratchpad
 from tilewright.hls_templates.rtl.wires import counter_bits
 
-UnitName = Literal["array", "dma_in", "dma_out"]
-UNITS: tuple[UnitName, ...] = ("array", "dma_in", "dma_out")
+UnitName = Literal["array", "vector", "dma_in", "dma_out"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Sequence:
     grid: Grid
     setup_cycles: int
     requantise_shift: int = 0
+    score_scale: tuple[int, int] = (1 << 16, 8)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -43,6 +43,12 @@ class Sequence:
     @cached_property
     def nests(self) -> tuple[Nest, ...]:
         return self.program.nests
+
+    @cached_property
+    def units(self) -> tuple[UnitName, ...]:
+        """Those that the program uses."""
+        known: tuple[UnitName, ...] = ("array", "vector", "dma_in", "dma_out")
+        return tuple(unit for unit in known if self.of_unit(unit))
 
     def of_unit(self, unit: UnitName) -> tuple[Nest, ...]:
         """The nests whose leaves a unit runs, in program order."""
@@ -68,10 +74,10 @@ class Sequence:
 
     def is_turned(self, buffer: str) -> bool:
         """Whether the sums in it are the north of a later product."""
-        return self.holds_sums(buffer) and self.role(buffer) == "north"
+        return self.holds_sums(buffer) and self.role(buffer) in ("north", "lanes")
 
     def role(self, buffer: str) -> str:
-        """How it is read: "west", "north", "base" (sums to go on with) or "store"."""
+        """How it is read: "west", "north", "base" (sums to go on with), "lanes" or "store"."""
         (role,) = {self._role(nest, buffer) for nest in self.readers[buffer]}
         return role
 
@@ -79,11 +85,15 @@ class Sequence:
     def _role(nest: Nest, buffer: str) -> str:
         if unit_of(nest) == "dma_out":
             return "store"
+        if unit_of(nest) == "vector":
+            return "lanes"
         return ("west", "north", "base")[[port.buffer for port in nest.reads].index(buffer)]
 
     def word_bits(self, buffer: str) -> int:
         if self.holds_sums(buffer):
             return self.beat_bits
+        if unit_of(self.writer[buffer]) == "vector":
+            return self.grid.cols * self.program.buffer_by_name[buffer].element_bits
         kind = self.grid.kind
         if self.role(buffer) == "west":
             return self.grid.rows * kind.west_bits
@@ -98,19 +108,22 @@ class Sequence:
         port = next(port for port in self.writer[name].writes if port.buffer == name)
         elements = prod(size for _, size in port.tile)
         element_bits = self.grid.kind.pe.sum_bits if self.holds_sums(name) else buffer.element_bits
-        slot_beats = -(-elements * element_bits // self.beat_bits)
+        by_beat = self.beat_bits if unit_of(self.writer[name]) != "vector" else word_bits
+        slot_beats = -(-elements * element_bits // by_beat)
         readers = [Reader(self.role(name), tuple(nest.name for nest in self.readers[name]))]
         if self.holds_sums(name) and self.goes_on(self.writer[name]):
             readers.append(Reader("own", (self.writer[name].name,)))
-        return Scratchpad(
-            name, buffer.copies, slot_beats, self.beat_bits // word_bits, word_bits, tuple(readers)
-        )
+        return Scratchpad(name, buffer.copies, slot_beats, by_beat // word_bits, word_bits, tuple(readers))
 
     def goes_on(self, nest: Nest) -> bool:
         """Whether the leaves of a matrix nest add to a tile that an earlier one began."""
         leaf = nest.leaf
         assert isinstance(leaf, Compute)
         return any(loop.rank in leaf.k_ranks and loop.trips > 1 for loop in nest.loops)
+
+    def rescales(self, nest: Nest) -> bool:
+        """Whether a matrix nest mixes by weights of a running softmax, so that what it goes on with is rescaled."""
+        return unit_of(self.writer[nest.reads[1].buffer]) == "vector"
 
     @cached_property
     def offset_bits(self) -> int:
@@ -165,7 +178,7 @@ class Sequence:
 def unit_of(nest: Nest) -> UnitName:
     """The unit that runs a nest's leaves."""
     if isinstance(nest.leaf, Compute):
-        return "array"
+        return "array" if nest.leaf.unit is Unit.MATRIX else "vector"
     return "dma_in" if nest.leaf.direction is Direction.LOAD else "dma_out"
 
 
@@ -226,8 +239,11 @@ def _check_nest(sequence: Sequence, nest: Nest) -> None:
     leaf = nest.leaf
     if isinstance(leaf, Transfer):
         return
+    if leaf.unit is Unit.VECTOR:
+        _check_vector(sequence, nest)
+        return
     groups = (leaf.m_ranks, leaf.n_ranks, leaf.k_ranks)
-    if leaf.unit is not Unit.MATRIX or any(len(group) != 1 for group in groups) or leaf.batch_ranks:
+    if any(len(group) != 1 for group in groups) or leaf.batch_ranks:
         raise InputError(f"sequencer: nest {nest.name!r} is no product over one rank m, one n and one k")
     if len(nest.reads) not in (2, 3) or len(nest.writes) != 1:
         raise InputError(f"sequencer: nest {nest.name!r} must read A and B, or also C, and write C")
@@ -242,6 +258,30 @@ def _check_nest(sequence: Sequence, nest: Nest) -> None:
                 )
 
 
+def divides(nest: Nest) -> bool:
+    """Whether a vector nest divides mixed values by their sums; else it is a running softmax."""
+    assert isinstance(nest.leaf, Compute)
+    return any(work.function == "reciprocal" for work in nest.leaf.functions)
+
+
+def _check_vector(sequence: Sequence, nest: Nest) -> None:
+    """The two leaves that `rtl.softmax` does, one nest of each in a program."""
+    assert isinstance(nest.leaf, Compute)
+    found = tuple((work.function, work.ranks, work.evaluations) for work in nest.leaf.functions)
+    if len(nest.reads) == len(nest.writes) == 1 and len(nest.leaf.tile) == 2:
+        rows, columns = (rank for rank, _ in nest.leaf.tile)
+        softmax = (("max", (rows, columns), 1), ("exp", (columns,), 1), ("sub_exp", (rows, columns), 1))
+        division = (("reciprocal", (columns,), 1), ("mul", (rows, columns), 1))
+        if found in (softmax, division):
+            if [divides(other) for other in sequence.of_unit("vector")] != [False, True]:
+                raise InputError("sequencer: a program has one softmax and one division after it, or none")
+            return
+    raise InputError(
+        f"sequencer: vector nest {nest.name!r} must be max, exp, sub_exp of a tile or reciprocal, mul,"
+        f" got {', '.join(work.function for work in nest.leaf.functions)}"
+    )
+
+
 def _check_buffer(sequence: Sequence, buffer: str) -> None:
     writers = [nest for nest in sequence.nests if any(port.buffer == buffer for port in nest.writes)]
     readers = sequence.readers[buffer]
@@ -252,7 +292,10 @@ def _check_buffer(sequence: Sequence, buffer: str) -> None:
     if len({sequence._role(nest, buffer) for nest in readers}) != 1:
         raise InputError(f"sequencer: buffer {buffer!r} is read in two ways")
     role = sequence.role(buffer)
-    takes = ("north", "base", "store") if sequence.holds_sums(buffer) else ("west", "north")
+    takes = {
+        "array": ("north", "base", "store", "lanes"), "vector": ("north", "store"), "dma_in": ("west", "north"),
+        "dma_out": (),
+    }[unit_of(writers[0])]  # fmt: skip
     if role not in takes:
         raise InputError(
             f"sequencer: buffer {buffer!r}: nest {writers[0].name!r} cannot fill what is read as {role}"

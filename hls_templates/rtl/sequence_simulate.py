@@ -12,7 +12,7 @@ from tilewright.dataflow.program import Direction, Nest, Transfer
 from tilewright.hls_templates.rtl.datapath import accelerator
 from tilewright.hls_templates.rtl.netlist import build_netlist
 from tilewright.hls_templates.rtl.order import Matrix, pack, unpack
-from tilewright.hls_templates.rtl.sequence import Sequence, tile_beats, tile_sizes
+from tilewright.hls_templates.rtl.sequence import Sequence, tile_beats, tile_sizes, unit_of
 from tilewright.hls_templates.rtl.wires import fresh_block
 
 #: Cycles without a beat at the port after which a run counts as stuck, beyond those that its products take.
@@ -139,10 +139,18 @@ def _stored(sequence: Sequence, memory: list[int]) -> dict[str, Matrix]:
         assert isinstance(nest.leaf, Transfer)
         result = np.zeros(_shape(nest), dtype=np.int64)
         for (rows, columns), address in _tile_places(sequence, nest):
-            for i in range(rows.start, rows.stop, grid.rows):
-                for j in range(columns.start, columns.stop, grid.cols):
-                    for row in range(i, i + grid.rows):
-                        result[row, j : j + grid.cols] = unpack(memory[address], bits, grid.cols)
-                        address += 1
+            for row, column in _order(sequence, nest, rows, columns):
+                result[row, column : column + grid.cols] = unpack(memory[address], bits, grid.cols)
+                address += 1
         found[nest.leaf.tensor] = (result << (64 - bits)) >> (64 - bits)
     return found
+
+
+def _order(sequence: Sequence, nest: Nest, rows: slice, columns: slice) -> list[tuple[int, int]]:
+    """Row and first column of the words of a tile: fold after fold of the array, or column words of the vector unit."""
+    grid = sequence.grid
+    across = range(columns.start, columns.stop, grid.cols)
+    if unit_of(sequence.writer[nest.reads[0].buffer]) == "vector":
+        return [(row, column) for column in across for row in range(rows.start, rows.stop)]
+    down = range(rows.start, rows.stop, grid.rows)
+    return [(row, column) for top in down for column in across for row in range(top, top + grid.rows)]

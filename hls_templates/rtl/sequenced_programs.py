@@ -17,9 +17,11 @@ from tilewright.dataflow.program import (
     Stage,
     Transfer,
     Unit,
+    VectorWork,
 )
 from tilewright.dataflow.tensor import Role, Tensor
 from tilewright.hls_templates.rtl.control import Grid
+from tilewright.hls_templates.rtl.softmax import DEPTH_CYCLES, WEIGHT_BITS
 from tilewright.sim.architecture import (
     Architecture,
     BufferMemory,
@@ -28,12 +30,13 @@ from tilewright.sim.architecture import (
     Dram,
     MatrixArray,
     MemoryRate,
+    VectorUnit,
 )
 
 Tile = tuple[tuple[str, int], ...]
 #: Bursts in flight of an engine that never waits for the memory's latency within a tile.
 _UNLIMITED = 1 << 30
-_SLOTS = {"w": "weight_buffer", "x": "input_buffer", "y": "output_buffer"}
+_SLOTS = {"w": "weight_buffer", "x": "input_buffer", "y": "output_buffer", "p": "output_buffer"}
 
 
 def sequenced_architecture(
@@ -51,6 +54,7 @@ def sequenced_architecture(
         BufferMemory("input_buffer", capacity_bytes, 1, beat_bytes * 8, "lutram"),
         # a row of sums is read, added to and written in one cycle; the sums of an earlier product are read too
         BufferMemory("output_buffer", capacity_bytes, 3, beat_bytes * 8, "lutram"),
+        VectorUnit("vector", grid.cols, 32, startup_cycles=DEPTH_CYCLES),
         Dma("dma_in", 1, beat_bytes, beat_bytes, _UNLIMITED, setup_cycles),
         Dma("dma_out", 1, beat_bytes, beat_bytes, _UNLIMITED, setup_cycles),
         Dram("dram", "port", 1, MemoryRate(beat_bytes, latency_cycles)),
@@ -70,9 +74,8 @@ class _Builder:
         self.tensors: list[Tensor] = []
 
     def port(self, buffer: str, kind: str, depth: int, tile: Tile, copies: int = 0) -> Port:
-        bits = {"w": self.grid.kind.west_bits, "x": self.grid.kind.north_bits}.get(
-            kind, self.grid.kind.pe.sum_bits
-        )  # fmt: skip
+        kinds = {"w": self.grid.kind.west_bits, "x": self.grid.kind.north_bits, "p": WEIGHT_BITS}
+        bits = kinds.get(kind, self.grid.kind.pe.sum_bits)
         n_bytes = -(-prod(size for _, size in tile) * bits // 8)
         self.buffers[buffer] = Buffer(buffer, _SLOTS[kind], n_bytes, copies or self.copies, bits)
         return Port(buffer, depth, tile)
@@ -100,6 +103,19 @@ class _Builder:
             accumulator_bits=self.grid.kind.pe.sum_bits,
         )  # fmt: skip
         self.nests.append(Nest(name, "array", loops, leaf, reads, (write,)))
+
+    def evaluate(
+        self,
+        name: str,
+        loops: tuple[Loop, ...],
+        works: tuple[tuple[str, tuple[str, ...]], ...],
+        read: Port,
+        write: Port,
+    ) -> None:
+        """Functions of a tile on the vector unit."""
+        functions = tuple(VectorWork(function, ranks) for function, ranks in works)
+        leaf = Compute(Unit.VECTOR, (name,), read.tile, functions=functions)
+        self.nests.append(Nest(name, "vector", loops, leaf, (read,), (write,)))
 
     def program(self, name: str) -> Program:
         operators = tuple(nest.name for nest in self.nests if nest.slot == "array")
@@ -149,3 +165,32 @@ def lora_program(
     )
     build.move("store_y", "y", loops, y)
     return build.program("lora")
+
+
+def attention_program(
+    grid: Grid, queries: int, keys: int, e: int, f: int, tile: tuple[int, int], copies: int = 2
+) -> Program:
+    """y[f, q] = V[f, j] softmax(K[j, e] Q[e, q]) of one head in one pass, in tiles of (queries, keys).
+
+    Scores and weights never leave the chip; maximum, sum and mixed values go on from tile to tile.
+    """
+    tile_q, tile_j = min(tile[0], queries), min(tile[1], keys)
+    build = _Builder(grid, copies)
+    over_q = (Loop("q", queries, tile_q),)
+    loops = (*over_q, Loop("j", keys, tile_j))
+    q = build.port("q", "x", 1, (("e", e), ("q", tile_q)))
+    k = build.port("k", "w", 2, (("j", tile_j), ("e", e)))
+    v = build.port("v", "w", 2, (("f", f), ("j", tile_j)))
+    s = build.port("s", "y", 2, (("j", tile_j), ("q", tile_q)))
+    p = build.port("p", "p", 2, s.tile)
+    o = build.port("o", "y", 1, (("f", f), ("q", tile_q)))
+    y = build.port("y", "y", 1, o.tile)
+    build.move("load_q", "q", over_q, q)
+    build.move("load_k", "k", loops, k)
+    build.move("load_v", "v", loops, v)
+    build.multiply("score", loops, (*s.tile, ("e", e)), (k, q), s)
+    build.evaluate("softmax", loops, (("max", ("j", "q")), ("exp", ("q",)), ("sub_exp", ("j", "q"))), s, p)
+    build.multiply("mix", loops, (*o.tile, ("j", tile_j)), (v, p), o)
+    build.evaluate("divide", over_q, (("reciprocal", ("q",)), ("mul", ("f", "q"))), o, y)
+    build.move("store_y", "y", over_q, y)
+    return build.program("attention")

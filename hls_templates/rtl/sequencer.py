@@ -17,7 +17,7 @@ from tilewright.hls_templates.rtl.arbiter import first_come
 from tilewright.hls_templates.rtl.array import Leaf
 from tilewright.hls_templates.rtl.cell import Wires
 from tilewright.hls_templates.rtl.scratchpad import selected
-from tilewright.hls_templates.rtl.sequence import UNITS, Sequence, shapes, tile_beats, unit_of
+from tilewright.hls_templates.rtl.sequence import Sequence, divides, shapes, tile_beats, unit_of
 from tilewright.hls_templates.rtl.wires import constant, counter_bits
 
 
@@ -46,8 +46,12 @@ class _NestWires:
 def sequencer_leaf(sequence: Sequence) -> Leaf:
     """Inputs: `start` and the units' `done`. Outputs: starts, sizes, tile addresses, who is on, slots, `done`."""
     outputs = {"done": 1, "one": 1, "batch": sequence.grid.size_bits, "run_words": sequence.offset_bits}
-    outputs |= {f"{unit}_start": 1 for unit in UNITS}
+    outputs |= {f"{unit}_start": 1 for unit in sequence.units}
     outputs |= dict.fromkeys(("m", "n", "k"), sequence.grid.size_bits)
+    if "vector" in sequence.units:
+        outputs |= {"vector_n": sequence.grid.size_bits, "vector_k": sequence.grid.size_bits}
+        outputs |= {"vector_run_words": sequence.offset_bits}
+        outputs |= dict.fromkeys(("vector_begins", "vector_ends", "vector_divides"), 1)
     for unit in ("dma_in", "dma_out"):
         outputs |= {f"{unit}_address": sequence.address_bits, f"{unit}_beats": sequence.offset_bits}
     for nest in sequence.nests:
@@ -56,7 +60,7 @@ def sequencer_leaf(sequence: Sequence) -> Leaf:
             outputs |= {f"{nest.name}_own": 1, f"{nest.name}_base": 1}
         for port in (*nest.reads, *nest.writes):
             outputs[f"{nest.name}_{port.buffer}_slot"] = _copies_bits(sequence, port)
-    inputs = {"start": 1} | {f"{unit}_done": 1 for unit in UNITS}
+    inputs = {"start": 1} | {f"{unit}_done": 1 for unit in sequence.units}
     return Leaf("sequencer", inputs, outputs, lambda wires: _build(sequence, wires))
 
 
@@ -80,10 +84,15 @@ def _build(sequence: Sequence, wires: Mapping[str, WireVector]) -> Wires:
         one.conditions += [nests[name].finished for name in one.nest.after]
     done <<= all_done
     found: Wires = {"done": done, "one": constant(1, 1), "batch": constant(1, sequence.grid.size_bits)}
-    for unit in UNITS:
+    for unit in sequence.units:
         own = [one for one in nests.values() if unit_of(one.nest) == unit]
         found[f"{unit}_start"] = _grant(own, active, wires[f"{unit}_done"])
-        found |= _products(sequence, own) if unit == "array" else _tiles(sequence, unit, own)
+        if unit == "array":
+            found |= _products(sequence, own)
+        elif unit == "vector":
+            found |= _vectors(sequence, own)
+        else:
+            found |= _tiles(sequence, unit, own)
     for name, one in nests.items():
         assert one.on is not None
         found[f"{name}_on"] = one.on
@@ -192,6 +201,35 @@ def _products(sequence: Sequence, nests: list[_NestWires]) -> Wires:
         found[f"{one.nest.name}_own"] = one.on & ~begins
         found[f"{one.nest.name}_base"] = one.on & begins & constant(len(one.nest.reads) == 3, 1)
     return found
+
+
+def _vectors(sequence: Sequence, nests: list[_NestWires]) -> Wires:
+    """Rows and columns of the vector leaf that is on, and whether its tile is the first or last of its columns."""
+    ons = [one.on for one in nests if one.on is not None]
+    sizes, runs, begins, ends = [], [], [], []
+    for one in nests:
+        assert isinstance(one.nest.leaf, Compute)
+        rows, columns = (rank for rank, _ in one.nest.leaf.tile)
+        found = [(flags, shape) for flags, shape in shapes(one.nest)]
+        sizes.append([
+            _shaped(one, [(flags, shape[rank]) for flags, shape in found], sequence.grid.size_bits)
+            for rank in (columns, rows)
+        ])  # fmt: skip
+        runs.append(constant(dict(one.nest.leaf.tile)[rows], sequence.offset_bits))
+        loops = tuple(loop for loop in one.nest.loops if loop.rank == rows)
+        first: WireVector = constant(1, 1)
+        for loop in loops:
+            first = first & (one.counters[loop.rank] == 0)
+        begins.append(first)
+        ends.append(one.at_last(loops))
+    return {
+        "vector_n": selected(ons, [columns for columns, _ in sizes]),
+        "vector_k": selected(ons, [rows for _, rows in sizes]),
+        "vector_run_words": selected(ons, runs),
+        "vector_begins": selected(ons, begins),
+        "vector_ends": selected(ons, ends),
+        "vector_divides": selected(ons, [constant(divides(one.nest), 1) for one in nests]),
+    }
 
 
 def _run_words(nest: Nest) -> int:
