@@ -6,14 +6,14 @@ DRAM and the DMA channels with compulsory traffic (what enters a layer is read o
 once). Layers run one after another, so their bounds add up. No mapping's result is below it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import floor, prod
 
 from tilewright.dataflow.graph import Graph, Network
 from tilewright.dataflow.operator import Access, Kind, Operator
 from tilewright.dataflow.program import Program
-from tilewright.sim.architecture import Architecture, Dma, Dram, MatrixArray
+from tilewright.sim.architecture import Architecture, Dma, Dram, MatrixArray, VectorUnit
 from tilewright.sim.arrays import folds_and_beats
 from tilewright.sim.device import Device
 from tilewright.sim.energy import price_book
@@ -120,19 +120,42 @@ def design_bound(network: Network, architecture: Architecture, device: Device, t
 
 
 def _layer_cycles(work: LayerWork, machine: Machine) -> dict[str, float]:
-    array = sum(product_cycles(machine.array, product) for product in work.products)
+    array = _array_cycles(work, machine)
     lanes = sum(n * machine.evaluation_cycles(function) for function, n in _on_lanes(work, machine.array))
     dma_in, dma_out = machine.dma_in, machine.dma_out
     loads = work.read_bytes / (dma_in.channels * dma_in.bytes_per_cycle)
     stores = work.write_bytes / (dma_out.channels * dma_out.bytes_per_cycle)
     cycles = {
         machine.array.name: array * machine.array_scale,
-        machine.vector.name: lanes / machine.vector.lanes,
+        machine.vector.name: lanes / _lanes(machine),
         machine.dram.name: (work.read_bytes + work.write_bytes) / machine.dram_bytes_per_cycle,
         dma_in.name: loads,
     }
     cycles[dma_out.name] = cycles.get(dma_out.name, 0.0) + stores if dma_out is dma_in else stores
     return cycles
+
+
+def _array_cycles(work: LayerWork, machine: Machine) -> float:
+    """Cycles of the array for all products; several arrays that work at once share the multiply-accumulates."""
+    arrays = machine.architecture.of_kind(MatrixArray)
+    if len(arrays) == 1:
+        return sum(product_cycles(machine.array, product) for product in work.products)
+    return sum(product.points for product in work.products) / macs_per_cycle(machine)
+
+
+def macs_per_cycle(machine: Machine) -> float:
+    """Multiply-accumulates of all arrays in a cycle of the slot `array`."""
+    architecture = machine.architecture
+    own_mhz = architecture.clock_of(machine.array)
+    return sum(
+        one.macs_per_cycle * (architecture.clock_of(one) / own_mhz) for one in architecture.of_kind(MatrixArray)
+    )
+
+
+def _lanes(machine: Machine) -> int:
+    """Lanes of the slot `vector` and of all units like it."""
+    units = machine.architecture.of_kind(VectorUnit)
+    return sum(one.lanes for one in units if replace(one, name=machine.vector.name) == machine.vector)
 
 
 def _on_lanes(work: LayerWork, array: MatrixArray) -> tuple[tuple[str, int], ...]:

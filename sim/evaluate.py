@@ -12,7 +12,7 @@ from tilewright.dataflow.program import Program, ProgramError, Stage
 from tilewright.sim.actions import ActionCounts, NestCounts, count_actions
 from tilewright.sim.architecture import Architecture, Dram
 from tilewright.sim.area import area_of, check_fits
-from tilewright.sim.bound import Bound, design_bound
+from tilewright.sim.bound import Bound, design_bound, macs_per_cycle
 from tilewright.sim.capacity import check_capacity, memory_note
 from tilewright.sim.design import Design
 from tilewright.sim.device import Device, device_named
@@ -143,7 +143,7 @@ def evaluate_architecture(
         macs=sum(layer.count * macs_of(layer.graph) for layer in network),
         tokens=tokens,
         peaks=(
-            ("macs_per_cycle", float(machine.array.macs_per_cycle / machine.array_scale)),
+            ("macs_per_cycle", float(macs_per_cycle(machine) / machine.array_scale)),
             ("dram_bytes_per_cycle", machine.dram_bytes_per_cycle),
         ),
         error_fraction=errors_of(architecture),
@@ -292,7 +292,17 @@ def _with_layers(base: Report, layers: list[tuple[LayerClass, LayerResult]]) -> 
             for operator in result.operators
         ),
         extrapolated=tuple(skip for _, result in layers for skip in result.extrapolated),
+        interval_cycles=_interval(layers) if getattr(_template(base.template), "has_interval", False) else None,
     )
+
+
+def _interval(layers: list[tuple[LayerClass, LayerResult]]) -> int:
+    """Cycles from one input to the next where they follow each other: of every layer its busiest component's."""
+    total = 0
+    for layer, result in layers:
+        capacity = dict(result.capacity)
+        total += layer.count * max((-(-busy // capacity[name]) for name, busy in result.busy_cycles), default=0)
+    return total
 
 
 def _summed(parts: Iterable[tuple[int, Breakdown]]) -> Breakdown:

@@ -120,6 +120,7 @@ class Report:
     provenance: tuple[tuple[str, str], ...] = field(default=())
     model_version: str = field(default_factory=model_version)
     memory: "MemoryReport | None" = None  # by tensor and channel, where it was asked for
+    interval_cycles: int | None = None  # of a pipeline: from one input to the next
 
     @property
     def latency_ms(self) -> float:
@@ -164,7 +165,15 @@ class Report:
             "tables": list(self.tables),
             "model_version": self.model_version,
             "provenance": dict(self.provenance),
-        } | ({} if self.memory is None else {"memory": self.memory.to_dict()})
+        } | self._optional()
+
+    def _optional(self) -> dict[str, Any]:
+        """What only some reports have."""
+        found: dict[str, Any] = {} if self.memory is None else {"memory": self.memory.to_dict()}
+        if self.interval_cycles is not None:
+            found["interval_cycles"] = self.interval_cycles
+            found["interval_ms"] = self.interval_cycles / (self.clock_mhz * 1e3)
+        return found
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per operator and layer class, the columns of `OperatorReport`."""

@@ -45,9 +45,10 @@ def templates() -> dict[str, Template]:
     from tilewright.sim.fused_attention import FusedAttention
     from tilewright.sim.gpu_like import GpuLike
     from tilewright.sim.sequential import Sequential
+    from tilewright.sim.spatial_family import Dataflow
     from tilewright.sim.systolic_ws import SystolicWs
 
-    own: tuple[Template, ...] = (FusedAttention(), GpuLike(), Sequential(), SystolicWs())
+    own: tuple[Template, ...] = (Dataflow(), FusedAttention(), GpuLike(), Sequential(), SystolicWs())
     found: dict[str, Template] = {template.name: template for template in own}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry.name, entry.load()())
