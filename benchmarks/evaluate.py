@@ -18,12 +18,13 @@ from pathlib import Path
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.graph import LayerClass, Network
-from tilewright.sim.architecture import Architecture
+from tilewright.sim.architecture import Architecture, Dram
 from tilewright.sim.area import area_of, check_fits
 from tilewright.sim.bound import design_bound
 from tilewright.sim.design import Design
 from tilewright.sim.device import device_named
 from tilewright.sim.evaluate import evaluate
+from tilewright.sim.placed_residents import check_placed
 from tilewright.sim.sequential import Sequential
 from tilewright.sim.space import Value
 from tilewright.sim.technology import resolve_table
@@ -46,15 +47,19 @@ def network(seq: int, phase: str = "prefill", mode: str = "none", model: Path = 
     ).network
 
 
-def designs(device: str, n: int, seed: int) -> list[dict[str, Value]]:
-    """`n` random points of the space that fit on the device."""
+def designs(device: str, networks: tuple[Network, ...], n: int, seed: int) -> list[dict[str, Value]]:
+    """`n` random points of the space that fit on the device, with room for `networks` where they place them."""
     space = Sequential().space(device_named(device))
     draw = random.Random(seed)
     found: list[dict[str, Value]] = []
     while len(found) < n:
         parameters = {one.name: draw.choice(one.values) for one in space.parameters}
+        architecture = built(device, parameters)
+        (dram,) = architecture.of_kind(Dram)
         try:
-            check_fits(area_of(built(device, parameters), device_named(device)), device_named(device))
+            check_fits(area_of(architecture, device_named(device)), device_named(device))
+            for layers in networks:
+                check_placed(layers, dram)
         except InputError:
             continue
         found.append(parameters)
@@ -75,10 +80,17 @@ def costs_ms(work: Callable[[dict[str, Value]], object], points: list[dict[str, 
     return found
 
 
-def measure(name: str, work: Callable[[dict[str, Value]], object], device: str, n: int, seed: int) -> float:
+def measure(
+    name: str,
+    work: Callable[[dict[str, Value]], object],
+    device: str,
+    n: int,
+    seed: int,
+    networks: tuple[Network, ...],
+) -> float:
     """Print and return the mean over `n` designs, after as many others to warm up."""
-    costs_ms(work, designs(device, n, seed + 1000))
-    costs = costs_ms(work, designs(device, n, seed))
+    costs_ms(work, designs(device, networks, n, seed + 1000))
+    costs = costs_ms(work, designs(device, networks, n, seed))
     mean, worst = statistics.mean(costs), sorted(costs)[round(0.95 * (n - 1))]
     print(f"{name:44} mean {mean:7.2f} ms   median {statistics.median(costs):7.2f}   95 % {worst:7.2f}")
     return mean
@@ -113,9 +125,12 @@ def main() -> None:
     phases = (("prefill", 512), ("decode", 1024))
     six = [network(length, phase, mode) for phase, length in phases for mode in MODES]
     for seed, device in enumerate(DEVICES):
-        measure(f"{device}: one layer, prefill 512, tile", tile(device, one), device, n, 10 * seed)
-        measure(f"{device}: one layer, prefill 512, bound", bound(device, one), device, n, 10 * seed + 1)
-        measure(f"{device}: six workloads of the example, tile", tile(device, *six), device, n, 10 * seed + 2)
+        measure(f"{device}: one layer, prefill 512, tile", tile(device, one), device, n, 10 * seed, (one,))
+        measure(
+            f"{device}: one layer, prefill 512, bound", bound(device, one), device, n, 10 * seed + 1, (one,)
+        )
+        all_six = tile(device, *six)
+        measure(f"{device}: six workloads of the example, tile", all_six, device, n, 10 * seed + 2, (*six,))
     show_growth(n)
 
 
@@ -127,8 +142,9 @@ def show_growth(n: int) -> None:
         (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         means = []
         for length in LENGTHS:
-            work = tile("u280", block(network(length, model=Path(folder))))
-            means.append(measure(f"u280: one layer, prefill {length}, tile", work, "u280", n, 100))
+            layer = block(network(length, model=Path(folder)))
+            name, work = f"u280: one layer, prefill {length}, tile", tile("u280", layer)
+            means.append(measure(name, work, "u280", n, 100, (layer,)))
         print(f"mean at {LENGTHS[-1]} over mean at {LENGTHS[0]}: {means[-1] / means[0]:.2f}")
 
 

@@ -79,7 +79,8 @@ def _cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="tilewright-"))
 
 
-_CACHE_FOLDER = str(_cache_folder())
+#: Where this version keeps what it has compiled, and what else is worth remembering between processes.
+CACHE_FOLDER = str(_cache_folder())
 
 
 def kernel(function: F) -> F:
@@ -97,7 +98,7 @@ def _compiled(function: F, inline: str) -> F:
     # numba in the same process keeps its own.
     config: Any = numba.config  # its settings are made at run time, unknown to type checkers
     others = config.CACHE_DIR
-    config.CACHE_DIR = _CACHE_FOLDER
+    config.CACHE_DIR = CACHE_FOLDER
     try:
         return cast(F, numba.njit(cache=True, fastmath=False, error_model="numpy", inline=inline)(function))
     finally:

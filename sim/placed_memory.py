@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from tilewright.dataflow.tensor import Role, Tensor
 from tilewright.sim.dram_service import ServiceTable, service_table
 from tilewright.sim.placement import Placement, kind_of
+from tilewright.sim.slowdown_file import add_slowdowns, read_slowdowns, slowdown_file
 from tilewright.sim.traffic import COMPANY_BITS, UNIT, members
 
 if TYPE_CHECKING:
@@ -82,11 +84,20 @@ class PlacedMemory:
 
 @dataclass
 class Slowdowns:
-    """Slowdowns of companies of transfers on one configuration, as far as they were asked for."""
+    """Slowdowns of companies of transfers on one configuration, as far as they were asked for.
+
+    With a `file` also those that earlier processes asked for: a slowdown depends on nothing but the
+    configuration and the company, so it is the same whoever finds it.
+    """
 
     config_name: str
+    file: Path | None = None
     known: dict[int, int] = field(default_factory=dict)
     table: Ints = field(default_factory=lambda: np.array([[0, UNIT]], dtype=np.int64))  # (n, 2), ascending
+
+    def __post_init__(self) -> None:
+        if self.file:
+            self._add(read_slowdowns(self.file))
 
     def alone(self, traffic: int) -> "SteadyMix":
         """The steady state of one transfer of a class after another."""
@@ -99,18 +110,24 @@ class Slowdowns:
         """Find out about `companies`; those in flight together never gain from it."""
         from tilewright.sim.dram_contention import Requester, slowdown
 
+        found = {}
         for company in companies:
             requesters = tuple(Requester(*one) for one in members(company))
-            found = slowdown(self.config_name, requesters, _N_INTERVALS)
-            self.known[company] = max(UNIT, round(UNIT * found))
-        rows = [(0, UNIT), *sorted(self.known.items())]
-        self.table = np.array(rows, dtype=np.int64)
+            ratio = slowdown(self.config_name, requesters, _N_INTERVALS)
+            found[company] = max(UNIT, round(UNIT * ratio))
+        if self.file:
+            add_slowdowns(self.file, found)
+        self._add(found)
+
+    def _add(self, found: dict[int, int]) -> None:
+        self.known |= found
+        self.table = np.array([(0, UNIT), *sorted(self.known.items())], dtype=np.int64)
 
 
 @cache
 def slowdowns_of(config_name: str) -> Slowdowns:
-    """One table for each configuration and process."""
-    return Slowdowns(config_name)
+    """One table for each configuration and process, which begins with what earlier processes have found."""
+    return Slowdowns(config_name, slowdown_file(config_name))
 
 
 @cache

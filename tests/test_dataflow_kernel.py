@@ -9,9 +9,9 @@ PROGRAM = """
 from tilewright.sim.trips import floor_sum
 import tilewright.search.pareto
 import numpy, tilewright.sim.arrays
-from tilewright.dataflow.kernel import kernel, _CACHE_FOLDER
+from tilewright.dataflow.kernel import kernel, CACHE_FOLDER
 import numba
-print(_CACHE_FOLDER)
+print(CACHE_FOLDER)
 print(numba.config.CACHE_DIR)
 """
 

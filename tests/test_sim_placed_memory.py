@@ -1,6 +1,7 @@
 """Tensors on groups of channels, and what transfers cost in company: the engine against its plain twin."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tilewright.sim.engine import EngineError, Timing, compile_program, run
 from tilewright.sim.memory import service_table
 from tilewright.sim.placed_memory import PlacedMemory, Slowdowns, placed_memory
 from tilewright.sim.placement import Placement, Rule
+from tilewright.sim.slowdown_file import add_slowdowns, read_slowdowns
 from tilewright.sim.traffic import UNIT, members, traffic_class
 
 
@@ -127,3 +129,30 @@ def test_a_reader_and_a_writer_in_company_are_slowed_down_and_nobody_is_sped_up(
 def test_a_channel_that_is_not_there_is_refused(channel: int) -> None:
     with pytest.raises(ValueError, match=rf"'weight': channel must be in 0\.\.3, got {channel}"):
         PlacedMemory("hbm2_pc_bg", 4, 500.0, Placement((Rule("weight", (channel,)),)))
+
+
+def test_a_slowdown_is_found_once_and_read_by_the_processes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "known.txt"
+    pair = (1 << 3 * traffic_class(16384, True, False)) + (1 << 3 * traffic_class(16384, False, False))
+    first = Slowdowns("hbm2_pc_bg", file)
+    first.learn([pair])
+
+    def forbidden(*_: object) -> float:
+        raise AssertionError("simulated again")
+
+    monkeypatch.setattr("tilewright.sim.dram_contention.slowdown", forbidden)
+    second = Slowdowns("hbm2_pc_bg", file)
+    assert second.known == first.known == {pair: second.known[pair]}
+    assert second.table.tolist() == first.table.tolist() == [[0, UNIT], [pair, first.known[pair]]]
+
+
+def test_a_line_that_was_cut_short_is_passed_over_and_spoils_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "known.txt"
+    file.write_text("8 70000 .\n9 7000")
+    assert read_slowdowns(file) == {8: 70000}
+    add_slowdowns(file, {10: 80000})
+    assert read_slowdowns(file) == {8: 70000, 10: 80000}
+    assert read_slowdowns(tmp_path / "absent.txt") == {}
+    add_slowdowns(tmp_path / "no_folder" / "known.txt", {1: UNIT})
