@@ -17,8 +17,8 @@ from tilewright.dataflow.cascade import load_cascade
 from tilewright.maps import load_hierarchy
 from tilewright.sim import mapper_fused, mapper_graph, mapper_onto
 from tilewright.sim.hierarchy import Hierarchy
-from tilewright.sim.mapper_search import choices_of
-from tilewright.sim.mapper_search_kernel import evaluations
+from tilewright.sim.mapper_search import Tables, choices_of
+from tilewright.sim.mapper_search_kernel import evaluations, place, table_end
 from tilewright.sim.mapspace import map_space
 from tilewright.sim.mapspace_kernel import new_state
 from tilewright.sim.mapspace_problem import gemm
@@ -40,14 +40,24 @@ def measured(name: str, work: Callable[[], object]) -> None:
     print(f"{name:44} {spent_ms:9.1f} ms   {cycles:14,.0f} cycles   {energy:.6g} pJ   {words:14,.0f} words")
 
 
-def rate(hierarchy: Hierarchy, n: int = 1_000_000) -> float:
-    """Whole mappings priced a CPU second, nothing pruned."""
+def rate(hierarchy: Hierarchy, n: int = 2_000_000) -> float:
+    """Whole mappings priced a CPU second, nothing pruned: random tiles and positions of every rank."""
     space = map_space(gemm(1024, 4096, 1024), hierarchy, "divisors")
     choice = next(iter(choices_of(space)))
-    tiles = np.random.default_rng(1).integers(0, 8, size=(n, 2, 3))
-    evaluations(space.arrays, choice, new_state(space.arrays), tiles[:10])
+    state, tables = new_state(space.arrays), Tables(space.arrays)
+    for r in range(3):
+        place(space.arrays, state, r, 1, int(space.arrays.sizes[r]), 1)
+    starts, _, n_options = tables.of_stage(choice, state, 2, 2, np.zeros(3, np.int64))
+    draw = np.random.default_rng(1)
+    picks = np.empty((n, 3), np.int64)
+    for r in range(3):
+        n_rows = int(n_options[r]) * (2 * table_end(space.arrays, 2, r) + 1)
+        rows = starts[r] + np.flatnonzero(tables.loops[starts[r] : starts[r] + n_rows] >= 0)
+        picks[:, r] = draw.choice(rows, n)
+    work = (space.arrays, choice, state, 2, picks, tables.facts, tables.loops)
+    evaluations(*work)
     start = time.process_time()
-    evaluations(space.arrays, choice, new_state(space.arrays), tiles)
+    evaluations(*work)
     return n / (time.process_time() - start)
 
 

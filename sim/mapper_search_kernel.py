@@ -409,20 +409,22 @@ def settle(space: SpaceArrays, state: State, stage: int, row: FloatArray) -> Non
 
 
 @kernel
-def evaluations(space: SpaceArrays, choice: Choice, state: State, tiles: IntArray) -> float:
-    """Price whole mappings one by one, nothing pruned; returns the least energy. tiles: (n, L - 1, R) candidates.
-
-    Every entry picks a tile among those of its rank, of which those that fit the tile outside count.
-    """
+def evaluations(
+    space: SpaceArrays,
+    choice: Choice,
+    state: State,
+    stage: int,
+    picks: IntArray,
+    table: FloatArray,
+    loops: IntArray,
+) -> float:
+    """Price whole mappings one by one, nothing pruned; returns the least energy. picks: (n, R) rows of the table."""
     least = np.inf
-    n_ranks, n_levels = space.sizes.size, space.fan.size
-    for i in range(tiles.shape[0]):
-        for stage in range(1, n_levels):
-            spread = space.spread_ptr[stage - 1] + i % (space.spread_ptr[stage] - space.spread_ptr[stage - 1])
-            for r in range(n_ranks):
-                tile = min(space.tiles[space.tile_ptr[r] + tiles[i, stage - 1, r]], state.kap[stage - 1, r])
-                place(space, state, r, stage, tile, space.spreads[spread, r])
-            state.free[stage - 1] = space.order_free[space.order_ptr[state.trips[stage - 1]]]
-        evaluate(space, choice, state, n_levels - 1, True, False)
+    for i in range(picks.shape[0]):
+        for r in range(picks.shape[1]):
+            load(state, r, stage, table[picks[i, r]], loops[picks[i, r]])
+        mask = state.trips[stage - 1]
+        state.free[stage - 1] = space.order_free[space.order_ptr[mask]]
+        evaluate(space, choice, state, stage, True, False)
         least = min(least, state.found[0])
     return least
