@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tilewright.cases import allo_gpt2
-from tilewright.cases.case import CaseResult, case_named
+from tilewright.cases.case import CaseResult, case_named, design_file
+from tilewright.runs import from_file
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,18 @@ def test_the_simulated_layer_waits_where_a_static_report_does_not(result: CaseRe
 def test_a_figure_is_drawn(result: CaseResult, tmp_path: Path) -> None:
     case_named("allo_gpt2").draw(result, tmp_path / "allo_gpt2")
     assert {file.name for file in tmp_path.iterdir()} == {"allo_gpt2.png", "allo_gpt2.svg"}
+
+
+def test_our_own_choice_is_no_slower_than_the_source_on_no_more_dsps(result: CaseResult) -> None:
+    alike, best = result.alternatives
+    assert best["dsp"] <= 1776 + 4
+    assert best["speedup"] >= max(1, alike["speedup"])
+    layer = next(one.ours for one in result.points if one.id == "layer/latency/cycles")
+    assert best["latency_cycles"] == pytest.approx(layer / best["speedup"])
+
+
+def test_the_design_file_of_the_case_runs_by_itself(result: CaseResult) -> None:
+    report = from_file(design_file("allo_gpt2", "dataflow"), None).simulate("tile")
+    block = [one for one in report.operators if one.layer_class == "block"]
+    assert max(one.end_cycle for one in block) == result.alternatives[0]["latency_cycles"]
+    assert report.interval_cycles is not None

@@ -83,6 +83,14 @@ def _kept(entries: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     return ("", table)
 
 
+def _interval(result: "Report") -> tuple[tuple[str, str], ...]:
+    """From one input to the next, where a pipeline takes several in flight."""
+    if result.interval_cycles is None:
+        return ()
+    milliseconds = result.interval_cycles / (result.clock_mhz * 1e3)
+    return (("interval", f"{milliseconds:.5g} ms ({result.interval_cycles:,} cycles, inputs in flight)"),)
+
+
 def report(result: "Report", explained: Sequence[Mapping[str, Any]] | None) -> None:
     """Headline figures, area, energy by component, operators; what a larger parameter would change."""
     headline = _table(f"{result.workload} on {result.device} ({result.template}, {result.fidelity})", "", "")
@@ -92,6 +100,7 @@ def report(result: "Report", explained: Sequence[Mapping[str, Any]] | None) -> N
             "latency",
             f"{result.latency_ms:.5g} ms ({result.latency_cycles:,} cycles at {result.clock_mhz:g} MHz)",
         ),
+        *_interval(result),
         ("bound", f"{result.bound_cycles:,} cycles ({100 * share:.1f} % of the latency)"),
         ("bottleneck", result.bottleneck),
         ("MACs", f"{result.macs:,} asked for, {result.macs_computed:,} computed"),
