@@ -50,8 +50,35 @@ def ratio_figure(
             below.set_ylabel("speed-up of our own choice")
         for panel in axes[:, 0]:
             panel.set_xticks(range(len(lengths)), lengths)
+            panel.set_xlim(-0.6, len(lengths) - 0.4)
             panel.grid(axis="x", visible=False)
         axes[-1][0].set_xlabel("tokens")
+        return save(figure, stem)
+
+
+def pair_figure(
+    title: str, unit: str, points: Sequence[tuple[str, float, float | None]], stem: Path
+) -> tuple[Path, Path]:
+    """Bars of ours with the published value (None where there is none) as a mark; logarithmic."""
+    with figure_style():
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(max(4.5, 0.6 * len(points) + 1.5), 3.4), layout="constrained")
+        axes.bar(
+            range(len(points)), [ours for _, ours, _ in points], color=COLOURS[0], label="ours", width=0.6
+        )
+        known = [(place, value) for place, (_, _, value) in enumerate(points) if value is not None]
+        if known:
+            axes.scatter(
+                [place for place, _ in known], [value for _, value in known], marker="_", s=420,
+                color=COLOURS[1], label="published", zorder=3,
+            )  # fmt: skip
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(points)), [name for name, _, _ in points], rotation=30, ha="right")
+        axes.set_ylabel(unit)
+        axes.set_title(title, loc="left")
+        axes.legend(loc="upper left")
+        axes.grid(axis="x", visible=False)
         return save(figure, stem)
 
 

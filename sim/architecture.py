@@ -147,6 +147,7 @@ class Architecture:
     components: tuple[Component, ...]
     slots: tuple[tuple[str, str], ...]
     parameters: tuple[tuple[str, int | float | str | bool], ...] = field(default=())
+    chips: int = 1  # equal ones that share every layer; components and programs are of one
 
     def __post_init__(self) -> None:
         _check(self)
@@ -157,7 +158,9 @@ class Architecture:
     @cached_property
     def _hash(self) -> int:
         """Taken once: architectures are the keys of many tables."""
-        return hash((self.name, self.device, self.clock_mhz, self.components, self.slots, self.parameters))
+        return hash(
+            (self.name, self.device, self.clock_mhz, self.components, self.slots, self.parameters, self.chips)
+        )
 
     def __getstate__(self) -> dict[str, object]:
         """Without the hash, which another process would compute differently."""
@@ -192,6 +195,8 @@ def _check(architecture: Architecture) -> None:
     names = [component.name for component in architecture.components]
     if len(set(names)) != len(names):
         raise ArchitectureError(f"architecture {architecture.name!r}: a component's name repeats")
+    if architecture.chips < 1:
+        raise ArchitectureError(f"chips must be >= 1, got {architecture.chips}")
     if not architecture.clock_mhz > 0:
         raise ArchitectureError(f"clock_mhz must be > 0, got {architecture.clock_mhz}")
     for component in architecture.components:

@@ -92,7 +92,7 @@ def design_bound(network: Network, architecture: Architecture, device: Device, t
     n_read = n_written = 0
     for layer in network:
         work = layer_work(layer.graph)
-        cycles = _layer_cycles(work, machine)
+        cycles = {name: value / architecture.chips for name, value in _layer_cycles(work, machine).items()}
         latency += layer.count * max(cycles.values())
         for name, value in cycles.items():
             totals[name] = totals.get(name, 0.0) + layer.count * value
@@ -107,7 +107,7 @@ def design_bound(network: Network, architecture: Architecture, device: Device, t
             energies[machine.vector.name] = energies.get(machine.vector.name, 0.0) + pj
     per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
     energies[machine.dram.name] = 8 * (n_read + n_written) * per_bit
-    rest_w = book.dram_background_w + sum(power_w for _, power_w in book.static_w)
+    rest_w = architecture.chips * (book.dram_background_w + sum(power_w for _, power_w in book.static_w))
     energies["static"] = rest_w * floor(latency) / architecture.clock_mhz * 1e6
     return Bound(
         latency_cycles=floor(latency),

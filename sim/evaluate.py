@@ -207,7 +207,8 @@ def layer_result(
 def _layer_result(
     graph: Graph, layer: LayerRun, architecture: Architecture, device: Device, table: str
 ) -> LayerResult:
-    timing, counts = layer.timing, layer.counts
+    """What all chips of the architecture do together; the program is that of one of them."""
+    timing, counts, chips = layer.timing, layer.counts, architecture.chips
     by_stage: dict[str, list[NestCounts]] = {}
     for nest in counts.nests:
         by_stage.setdefault(nest.stage, []).append(nest)
@@ -220,23 +221,23 @@ def _layer_result(
                 layer_class=graph.name,
                 layers=1,
                 kind=_kind(graph, stage),
-                macs=sum(macs_computed(nest) for nest in nests),
+                macs=chips * sum(macs_computed(nest) for nest in nests),
                 start_cycle=time.start_cycle,
                 end_cycle=time.end_cycle,
-                energy_pj=sum(nest_pj(nest, architecture, device, table) for nest in nests),
-                dram_read_bytes=sum(nest.dram_read_bytes for nest in nests),
-                dram_write_bytes=sum(nest.dram_write_bytes for nest in nests),
+                energy_pj=chips * sum(nest_pj(nest, architecture, device, table) for nest in nests),
+                dram_read_bytes=chips * sum(nest.dram_read_bytes for nest in nests),
+                dram_write_bytes=chips * sum(nest.dram_write_bytes for nest in nests),
                 bottleneck=time.bottleneck,
             )
         )
     operators = _with_spans(operators)
     return LayerResult(
         latency_cycles=timing.latency_cycles,
-        energy=price(counts, timing.latency_cycles, architecture, device, table),
+        energy=_summed([(chips, price(counts, timing.latency_cycles, architecture, device, table))]),
         busy_cycles=timing.busy_cycles,
         capacity=timing.capacity,
-        dram_read_bytes=counts.dram_read_bytes,
-        dram_write_bytes=counts.dram_write_bytes,
+        dram_read_bytes=chips * counts.dram_read_bytes,
+        dram_write_bytes=chips * counts.dram_write_bytes,
         macs_computed=sum(operator.macs for operator in operators),
         operators=tuple(operators),
         extrapolated=timing.extrapolated,

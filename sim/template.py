@@ -46,9 +46,17 @@ def templates() -> dict[str, Template]:
     from tilewright.sim.gpu_like import GpuLike
     from tilewright.sim.sequential import Sequential
     from tilewright.sim.spatial_family import Dataflow
+    from tilewright.sim.streaming_vector import StreamingVector
     from tilewright.sim.systolic_ws import SystolicWs
 
-    own: tuple[Template, ...] = (Dataflow(), FusedAttention(), GpuLike(), Sequential(), SystolicWs())
+    own: tuple[Template, ...] = (
+        Dataflow(),
+        FusedAttention(),
+        GpuLike(),
+        Sequential(),
+        StreamingVector(),
+        SystolicWs(),
+    )
     found: dict[str, Template] = {template.name: template for template in own}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry.name, entry.load()())

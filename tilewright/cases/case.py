@@ -75,9 +75,9 @@ class Case:
 
 def cases() -> Mapping[str, Case]:
     """All cases by name."""
-    from tilewright.cases import allo_gpt2, flat, fusemax
+    from tilewright.cases import allo_gpt2, dfx, flat, fusemax
 
-    return {case.name: case for case in (allo_gpt2.CASE, flat.CASE, fusemax.CASE)}
+    return {case.name: case for case in (allo_gpt2.CASE, dfx.CASE, flat.CASE, fusemax.CASE)}
 
 
 def case_named(name: str) -> Case:
