@@ -61,6 +61,8 @@ class NestCounts:
     tensor: str = ""
     dram_read_bytes: int = 0
     dram_write_bytes: int = 0
+    dram_run_bytes: int = 0  # contiguous bytes of a transfer; 0: not known, priced without activations
+    dram_random: bool = False
 
     @property
     def work(self) -> int:
@@ -158,6 +160,7 @@ def _nest_counts(
             nest.name, stage, nest.slot, component.name,
             buffer_bits=traffic.result(), tensor=leaf.tensor,
             dram_read_bytes=n_bytes if loads else 0, dram_write_bytes=0 if loads else n_bytes,
+            dram_run_bytes=max(1, leaf.run_elements * leaf.element_bits // 8), dram_random=leaf.random,
         )  # fmt: skip
     if leaf.unit is Unit.MATRIX:
         macs = _matrix(nest, leaf, _array_of(component), traffic)

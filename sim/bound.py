@@ -105,8 +105,7 @@ def design_bound(network: Network, architecture: Architecture, device: Device, t
         for function, n in _on_lanes(work, machine.array):
             pj = layer.count * n * book.evaluation_pj(machine.vector.name, function)
             energies[machine.vector.name] = energies.get(machine.vector.name, 0.0) + pj
-    per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
-    energies[machine.dram.name] = 8 * (n_read + n_written) * per_bit
+    energies[machine.dram.name] = sum(book.moved_pj(n_read, n_written))
     rest_w = architecture.chips * (book.dram_background_w + sum(power_w for _, power_w in book.static_w))
     energies["static"] = rest_w * floor(latency) / architecture.clock_mhz * 1e6
     return Bound(

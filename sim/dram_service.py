@@ -10,7 +10,7 @@ from tilewright.dataflow.errors import InputError
 from tilewright.sim import dram_state as at
 from tilewright.sim.dram_channel import Channel, Requests, channel_requests, new_channel, run
 from tilewright.sim.dram_config import DramConfig
-from tilewright.sim.dram_timing import REF
+from tilewright.sim.dram_timing import ACT, REF
 
 Ints = npt.NDArray[np.int64]
 STREAM_RUN_BYTES = 1 << 16  # runs from here on count as one endless stream
@@ -81,9 +81,22 @@ def run_class(config: DramConfig, run_bytes: int) -> int:
     return min(STREAM_RUN_BYTES, max(burst, 1 << (run_bytes.bit_length() - 1)))
 
 
-@cache
 def steady_gb_per_s(config_name: str, run_bytes: int, is_write: bool, random: bool) -> float:
-    """Bandwidth of an endless sequence of runs on one memory, refresh included, in GB/s.
+    """Bandwidth of an endless sequence of runs on one memory, refresh included, in GB/s."""
+    return _steady(config_name, run_bytes, is_write, random)[0]
+
+
+def steady_activates_per_byte(config_name: str, run_bytes: int, is_write: bool, random: bool) -> float:
+    """Rows opened for each byte that bursts move, of the same sequence; `run_bytes` of any size."""
+    config = DramConfig.named(config_name)
+    step = run_class(config, max(1, run_bytes))
+    stream = step >= STREAM_RUN_BYTES
+    return _steady(config_name, step, bool(is_write), bool(random) and not stream)[1]
+
+
+@cache
+def _steady(config_name: str, run_bytes: int, is_write: bool, random: bool) -> tuple[float, float]:
+    """(GB/s, activations per byte) of an endless sequence of runs on one memory, refresh included.
 
     Counts what is done between the first and the last refresh of a simulation of several intervals (of as
     many cycles where nothing is refreshed). All channels are loaded alike, so one of them is simulated.
@@ -101,7 +114,11 @@ def steady_gb_per_s(config_name: str, run_bytes: int, is_write: bool, random: bo
     done = one.out[at.DONE, : table.shape[1]]
     served = int(((done > begin) & (done <= end)).sum())
     time_ns = (end - begin) / config.ticks_per_cycle * config.tck_ns
-    return served * config.transaction_bytes * config.organisation.channels / time_ns
+    log = one.out[:, : one.count(at.N_LOGGED)]
+    in_window = (log[at.LOG_TICK] > begin) & (log[at.LOG_TICK] <= end)
+    n_activates = int((in_window & (log[at.LOG_COMMAND] == ACT)).sum())
+    served_bytes = served * config.transaction_bytes
+    return served_bytes * config.organisation.channels / time_ns, n_activates / max(1, served_bytes)
 
 
 def _window(one: Channel) -> tuple[int, int]:

@@ -8,7 +8,8 @@ What one action costs:
 * A buffer bit costs an access of its bank over the bank's port width.
 * A vector evaluation is the operations of `data/vector_functions.csv` on an ASIC, and one lane for the
   function's cycles on an FPGA.
-* A DRAM bit costs the memory's own energy and the PHY's. Background power (standby, refresh) is drawn by the
+* A DRAM bit costs the memory's own energy and the PHY's; where command energies are known, the rows that a
+  transfer's pattern opens cost theirs (`sim.dram_service`). Background power (standby, refresh) is drawn by the
   connected channels for the whole time.
 
 Static power: leakage over the logic and SRAM area (ASIC); device, shell, memory controllers and the clock
@@ -32,6 +33,7 @@ from tilewright.sim.architecture import (
 )
 from tilewright.sim.area import area_of, used_resources
 from tilewright.sim.device import Device
+from tilewright.sim.dram_service import steady_activates_per_byte
 from tilewright.sim.fpga_array import pe_resources
 from tilewright.sim.fpga_resources import BRAM18_SHAPES, URAM_SHAPE, lane_resources
 from tilewright.sim.report import Breakdown
@@ -64,6 +66,37 @@ class PriceBook:
     dram_background_w: float
     static_w: tuple[tuple[str, float], ...]
     buffer_write_pj_per_bit: dict[str, float] | None = None  # where writing costs other than reading
+    dram_write_pj_per_bit: float | None = None  # where writing costs other than reading
+    dram_config: str = ""  # with an `activate_pj`: the memory whose rows the traffic opens
+    dram_activate_pj: float = 0.0
+
+    def activate_pj_of(self, nest: NestCounts) -> float:
+        """pJ of the rows that a nest's transfers open; 0 where the energy per bit holds them."""
+        if not self.dram_activate_pj or not nest.dram_run_bytes:
+            return 0.0
+        energy = 0.0
+        for n_bytes, is_write in ((nest.dram_read_bytes, False), (nest.dram_write_bytes, True)):
+            if n_bytes:
+                rate = steady_activates_per_byte(
+                    self.dram_config, nest.dram_run_bytes, is_write, nest.dram_random
+                )
+                energy += n_bytes * rate * self.dram_activate_pj
+        return energy
+
+    def moved_pj(self, n_read: int, n_written: int) -> tuple[float, float, float]:
+        """pJ of bytes read, of bytes written, and of both on the interface."""
+        write = (
+            self.dram_core_pj_per_bit if self.dram_write_pj_per_bit is None else self.dram_write_pj_per_bit
+        )
+        return (
+            8 * n_read * self.dram_core_pj_per_bit,
+            8 * n_written * write,
+            8 * (n_read + n_written) * self.dram_interface_pj_per_bit,
+        )
+
+    def dram_pj(self, nest: NestCounts) -> float:
+        """pJ of what a nest moves, activations included, background not."""
+        return sum(self.moved_pj(nest.dram_read_bytes, nest.dram_write_bytes)) + self.activate_pj_of(nest)
 
 
 def price(
@@ -93,10 +126,12 @@ def price(
         add(name, "read", bits_read * _buffer_pj(book, name))
     for name, bits_written in counts.buffer_write_bits.items():
         add(name, "write", bits_written * _buffer_pj(book, name, writes=True))
-    add(book.dram_name, "read", 8 * counts.dram_read_bytes * book.dram_core_pj_per_bit)
-    add(book.dram_name, "write", 8 * counts.dram_write_bytes * book.dram_core_pj_per_bit)
-    moved_bits = 8 * (counts.dram_read_bytes + counts.dram_write_bytes)
-    add(book.dram_name, "interface", moved_bits * book.dram_interface_pj_per_bit)
+    names = ("read", "write", "interface")
+    for name, energy in zip(
+        names, book.moved_pj(counts.dram_read_bytes, counts.dram_write_bytes), strict=True
+    ):
+        add(book.dram_name, name, energy)
+    add(book.dram_name, "activate", sum(book.activate_pj_of(nest) for nest in counts.nests))
     time = latency_cycles / architecture.clock_mhz * _PJ_PER_W_AND_MHZ
     add(book.dram_name, "background", book.dram_background_w * time)
     for name, power_w in book.static_w:
@@ -118,8 +153,7 @@ def nest_pj(nest: NestCounts, architecture: Architecture, device: Device, table:
         energy += n * book.evaluation_pj(nest.component, function)
     for name, bits_read, bits_written in nest.buffer_bits:
         energy += bits_read * _buffer_pj(book, name) + bits_written * _buffer_pj(book, name, writes=True)
-    per_bit = book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit
-    return energy + 8 * (nest.dram_read_bytes + nest.dram_write_bytes) * per_bit
+    return energy + book.dram_pj(nest)
 
 
 @lru_cache(maxsize=4096)
@@ -153,6 +187,9 @@ def price_book(architecture: Architecture, device: Device, table: str) -> PriceB
         dram_interface_pj_per_bit=memory.interface_pj_per_bit,
         dram_background_w=memory.background_w_per_channel * dram.channels,
         static_w=static_w,
+        dram_write_pj_per_bit=memory.core_write_pj_per_bit,
+        dram_config=dram.config,
+        dram_activate_pj=memory.activate_pj,
     )
 
 

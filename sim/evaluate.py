@@ -173,7 +173,7 @@ def _memory_report(
         run = run_layer(layer.graph, architecture, template, objective)
         layers.append(LayerTraffic(layer.name, layer.count, run.tasks, run.timing, run.counts))
     book = price_book(architecture, device, table)
-    return memory_report(layers, book.dram_core_pj_per_bit + book.dram_interface_pj_per_bit)
+    return memory_report(layers, book.dram_pj)
 
 
 def run_layer(

@@ -3,7 +3,7 @@
 Worked out from programs that have run, on request: nothing of it is needed to find a latency or an energy.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.dataflow.program import Direction, Nest, Transfer
-from tilewright.sim.actions import ActionCounts
+from tilewright.sim.actions import ActionCounts, NestCounts
 from tilewright.sim.dram_config import DramConfig
 from tilewright.sim.dram_energy import energy_of
 from tilewright.sim.engine import NestTime, Tasks, Timing, simulated
@@ -119,15 +119,17 @@ class LayerTraffic:
     counts: ActionCounts
 
 
-def memory_report(layers: Sequence[LayerTraffic], pj_per_bit: float) -> MemoryReport | None:
+def memory_report(
+    layers: Sequence[LayerTraffic], dram_pj: Callable[[NestCounts], float]
+) -> MemoryReport | None:
     """What the memory did in `layers`; None where it is not modelled by its banks.
 
-    pj_per_bit: what the report's energy has for a bit that crosses the memory's interface.
+    dram_pj: what the report's energy has for the transfers of a nest, background left out.
     """
     memory = layers[0].tasks.memory
     if not isinstance(memory, PlacedMemory):
         return None
-    rows = [row for layer in layers for row in _rows_of(layer, memory, pj_per_bit)]
+    rows = [row for layer in layers for row in _rows_of(layer, memory, dram_pj)]
     latency_cycles = sum(layer.count * layer.timing.latency_cycles for layer in layers)
     peak = DramConfig.named(memory.config_name).peak_gb_per_s
     return MemoryReport(
@@ -148,15 +150,18 @@ class _Row:
     busy_cycles: int
 
 
-def _rows_of(layer: LayerTraffic, memory: PlacedMemory, pj_per_bit: float) -> list[_Row]:
+def _rows_of(layer: LayerTraffic, memory: PlacedMemory, dram_pj: Callable[[NestCounts], float]) -> list[_Row]:
     by_tensor: dict[str, list[int]] = {}
     for index, nest in enumerate(layer.tasks.program.nests):
         if isinstance(nest.leaf, Transfer):
             by_tensor.setdefault(nest.leaf.tensor, []).append(index)
-    return [_row(layer, memory, tensor, own, pj_per_bit) for tensor, own in by_tensor.items()]
+    return [_row(layer, memory, tensor, own, dram_pj) for tensor, own in by_tensor.items()]
 
 
-def _row(layer: LayerTraffic, memory: PlacedMemory, tensor: str, own: list[int], pj_per_bit: float) -> _Row:
+def _row(
+    layer: LayerTraffic, memory: PlacedMemory, tensor: str, own: list[int],
+    dram_pj: Callable[[NestCounts], float],
+) -> _Row:  # fmt: skip
     nests = [layer.tasks.program.nests[i] for i in own]
     times = [layer.timing.nests[i] for i in own]
     counts = {one.nest: one for one in layer.counts.nests}
@@ -182,7 +187,7 @@ def _row(layer: LayerTraffic, memory: PlacedMemory, tensor: str, own: list[int],
         bandwidth_fraction=rate / peak,
         row_hit_fraction=hits,
         mean_latency_ns=sum(time.busy_cycles for time in times) / n_transfers / memory.clock_mhz * 1e3,
-        energy_pj=8 * (read + written) * pj_per_bit,
+        energy_pj=layer.count * sum(dram_pj(counts[nest.name]) for nest in nests),
         commands=_commands(memory, read, written, layer.count * activates),
     )
     return _Row(traffic, busy)

@@ -241,10 +241,16 @@ def fpga_table(device: Device, table: str = DEFAULT) -> FpgaTable:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEnergy:
-    """Energies of a DRAM configuration with `n_buses` data buses per channel."""
+    """Energies of a DRAM configuration with `n_buses` data buses per channel.
+
+    Activations are priced by themselves (`activate_pj`) where the standard's currents or command energies are
+    known; else the core figures hold them and it is 0.
+    """
 
     standard: str
     core_pj_per_bit: float
+    core_write_pj_per_bit: float
+    activate_pj: float
     interface_pj_per_bit: float
     background_w_per_channel: float
     n_buses: int
@@ -264,8 +270,10 @@ class MemoryEnergy:
 def memory_energy(config: str) -> MemoryEnergy:
     """The energies of a named DRAM configuration. Raises InputError for an unknown one."""
     from tilewright.sim.dram_config import DramConfig
+    from tilewright.sim.dram_energy import energy_row_of
 
     memory = DramConfig.named(config)
+    commands = energy_row_of(memory)
     value = {
         row["quantity"]: float(row["value"])
         for row in rows("memory_energy.csv")
@@ -274,8 +282,11 @@ def memory_energy(config: str) -> MemoryEnergy:
     n_buses = memory.organisation.channels * memory.n_data_buses
     return MemoryEnergy(
         standard=memory.standard,
-        core_pj_per_bit=value["core"],
-        interface_pj_per_bit=value["interface"],
+        core_pj_per_bit=commands.read_pj_per_bit if commands.by_command else value["core"],
+        core_write_pj_per_bit=commands.write_pj_per_bit if commands.by_command else value["core"],
+        activate_pj=commands.activate_pj if commands.by_command else 0.0,
+        interface_pj_per_bit=value["interface"]
+        + (value.get("io_beside_commands", 0.0) if commands.by_command else 0.0),
         background_w_per_channel=value["background"] * 1e-3 * n_buses,
         n_buses=n_buses,
         buses_per_stack=int(value["buses_per_stack"]),

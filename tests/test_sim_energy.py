@@ -53,9 +53,26 @@ def test_a_fpga_mac_is_its_pe_for_a_cycle() -> None:
 def test_dram_bits_cost_core_and_interface() -> None:
     nest = NestCounts("load", "s", "dma_in", "dma_in", tensor="x", dram_read_bytes=100)
     energy = price(ActionCounts((nest,)), 0, small_architecture(), device_named("asic7"))
-    assert _child(energy, "dram", "read") == pytest.approx(800 * 3.92)
+    assert _child(energy, "dram", "read") == pytest.approx(800 * 3.04)
     assert _child(energy, "dram", "interface") == pytest.approx(800 * 0.75)
     assert _child(energy, "dram", "write") == 0
+    assert _child(energy, "dram", "activate") == 0  # of a pattern that is not known
+
+
+def test_scattered_bursts_open_a_row_each_and_streams_one_for_its_length() -> None:
+    def activate(run_bytes: int, random: bool) -> float:
+        nest = NestCounts(
+            "load", "s", "dma_in", "dma_in", tensor="x", dram_read_bytes=1 << 20, dram_run_bytes=run_bytes,
+            dram_random=random,
+        )  # fmt: skip
+        tree = price(ActionCounts((nest,)), 0, small_architecture("u280"), device_named("u280"))
+        return _child(tree, "dram", "activate")
+
+    # 32-byte bursts at uniform addresses: nearly every one opens a row of 909 pJ
+    assert activate(32, True) == pytest.approx((1 << 15) * 909, rel=0.05)
+    # a stream opens each row of 1 KiB once, and some again after a refresh
+    assert (1 << 10) * 909 <= activate(1 << 16, False) <= 1.3 * (1 << 10) * 909
+    assert activate(32, True) > activate(256, True) > activate(1 << 16, False)
 
 
 def test_background_is_drawn_by_the_connected_channels_over_time() -> None:
