@@ -45,7 +45,8 @@ def simulate_stream(config: DramConfig, stream: Stream, load: Load = "saturate")
 
     `n_extrapolated` of the requests were skipped in periods of `period_requests` and `period_cycles` (0 where
     nothing was skipped; of the first channel of a stack). Raises InputError for a stream that does not fit,
-    and for one beyond 33 million requests whose state does not recur.
+    and for one beyond 33 million requests whose state does not recur within two million of a channel, which it
+    finds out in about a second.
     """
     return _simulate_stream(config, stream, load)
 

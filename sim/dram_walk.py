@@ -12,7 +12,10 @@ from tilewright.sim.dram_channel import Channel, Requests, channel_requests, new
 from tilewright.sim.dram_config import DramConfig
 from tilewright.sim.dram_trace import Ints, offer_ticks
 
-SEARCH_LIMIT_REQUESTS = 1 << 25  # how far to look for a period before refusing
+SERVED_REQUESTS = 1 << 25  # streams of up to so many requests are served one by one where no period is found
+SEARCH_LIMIT_REQUESTS = (
+    1 << 21
+)  # of a channel: how far to look for the period of a longer one; about a second
 _CHUNK_REQUESTS = 8192  # requests of a channel are made in chunks of about so many
 _CHUNK_OF_UNREPEATED = 1 << 20
 _LATE = b"late"
@@ -58,7 +61,9 @@ class Addresses:
         self._is_write = is_write
         self.period = period
         self.n_requests = n_requests
-        self.repeats = period.n_requests <= SEARCH_LIMIT_REQUESTS // 2
+        self.is_long = n_requests > SERVED_REQUESTS
+        most = SEARCH_LIMIT_REQUESTS * config.organisation.channels if self.is_long else SERVED_REQUESTS
+        self.repeats = period.n_requests <= most // 2
         self._column_bits = config.organisation.bursts_per_row.bit_length() - 1
         if self.repeats:
             self._owner, self._table = self._decode(0, min(period.n_requests, n_requests))
@@ -126,7 +131,8 @@ class Walk:
         """Serve the channel's requests of all whole address periods, skipping once the state recurs."""
         period, total = self._source.period.n_requests, self._source.n_requests
         self._end = total // period * period if self._source.repeats else 0
-        self._refuse(2 * period)
+        if self._source.is_long and not self._source.repeats:
+            raise self._refusal()
         if self._own == 0:
             self.n_skipped = self._end
             return
@@ -135,7 +141,9 @@ class Walk:
         while position < self._end:
             n_periods = min(per_chunk, (self._end - position) // period)
             position = self._serve_periods(position, n_periods)
-            self._refuse(position)
+            served = position // period * self._own
+            if served > SEARCH_LIMIT_REQUESTS and self._source.is_long and not self.n_skipped:
+                raise self._refusal()
 
     def finish(self, channel: int) -> Channel:
         """The state after the requests of `channel` beyond the last whole period, all served."""
@@ -146,14 +154,11 @@ class Walk:
         run(own, Requests(np.zeros((4, 0), np.int64), np.zeros(0, np.int64)), drain=True)
         return own
 
-    def _refuse(self, position: int) -> None:
-        """Raise InputError when a stream too long to serve has not recurred by the limit of the search."""
-        limit = SEARCH_LIMIT_REQUESTS
-        if position > limit and self._source.n_requests > limit and not self.n_skipped:
-            raise InputError(
-                f"stream: the state of {self._config.name} does not recur within "
-                f"{limit} requests, {self._source.n_requests} cannot be extrapolated"
-            )
+    def _refusal(self) -> InputError:
+        return InputError(
+            f"stream: the state of {self._config.name} does not recur within {SEARCH_LIMIT_REQUESTS} requests"
+            f" of a channel, {self._source.n_requests} cannot be extrapolated (up to {SERVED_REQUESTS} are served)"
+        )
 
     def _requests(self, places: Ints, table: Ints) -> Requests:
         ticks = offer_ticks(self._ticks_per_request, places) if self._code == at.PACED else places[:0]

@@ -92,7 +92,24 @@ def test_a_billion_requests_take_less_than_a_second_and_the_next_time_nothing() 
 
 def test_without_a_period_a_long_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dram_walk, "SEARCH_LIMIT_REQUESTS", 20_000)
+    monkeypatch.setattr(dram_walk, "SERVED_REQUESTS", 500_000)
+    config = DramConfig.named("u280_hbm2_brc")
     with pytest.raises(
-        InputError, match="does not recur within 20000 requests, 1000000 cannot be extrapolated"
+        InputError,
+        match="does not recur within 20000 requests of a channel, 1000000 cannot be extrapolated",
     ):
-        simulate_stream(DramConfig.named("u280_hbm2_brc"), Stream(0, 96, 10**6))
+        simulate_stream(config, Stream(0, 96, 10**6))
+    stream = Stream(0, 96, 100_000)
+    assert _figures(simulate_stream(config, stream)) == _figures(_by_request(config, stream, "saturate"))
+
+
+def test_a_stream_whose_state_recurs_late_is_refused_before_it_has_been_served_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = DramConfig.named("hbm2_pc_bg")
+    stream = Stream(0, 64, 50_000_000)
+    period = simulate_stream(config, stream, ("paced", 37)).period_requests
+    simulate_stream.__globals__["_simulate_stream"].cache_clear()
+    monkeypatch.setattr(dram_walk, "SEARCH_LIMIT_REQUESTS", period // 4)
+    with pytest.raises(InputError, match=f"does not recur within {period // 4} requests of a channel"):
+        simulate_stream(config, stream, ("paced", 37))
