@@ -1,5 +1,8 @@
 """Sequenced programs in PyRTL: results equal numpy's to the bit, cycles those of the tile simulator."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,17 +11,19 @@ from numpy.typing import NDArray
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.program import Program
-from tilewright.hls_templates.rtl import address, attention_model, datapath, sequencer
+from tilewright.hls_templates.rtl import address, attention_model, datapath, sequencer, tools
 from tilewright.hls_templates.rtl.array import array_grid
 from tilewright.hls_templates.rtl.control import Grid
 from tilewright.hls_templates.rtl.sequence import Sequence
 from tilewright.hls_templates.rtl.sequence_simulate import SequenceRun, SequenceSimulator
+from tilewright.hls_templates.rtl.sequence_verilog import build_sequence, run_sequence, sequence_files
 from tilewright.hls_templates.rtl.sequenced_programs import (
     attention_program,
     gemm_program,
     lora_program,
     sequenced_architecture,
 )
+from tilewright.hls_templates.rtl.tools import SimulationError, find_simulator
 from tilewright.sim.architecture import Dram
 from tilewright.sim.engine import compile_program
 from tilewright.sim.engine import run as run_engine
@@ -250,3 +255,63 @@ def test_mixed_values_that_are_not_rescaled_are_caught(monkeypatch: pytest.Monke
     monkeypatch.setattr(datapath, "_rescaled", lambda word, *_: word)
     found, model = attend(array_grid(4, 4), (4, 12, 8, 4), (4, 4), 5)
     assert (found != model).any()
+
+
+def verilog_jobs(grid: Grid) -> list[tuple[Sequence, dict[str, Words], int]]:
+    """A product, a low-rank product and an attention, with their tensors and the memory's latency."""
+    scale = attention_model.scale_of(1 / 1024)
+    gemm_of = Sequence(gemm_program(grid, 12, 20, 30, (8, 12, 17)), grid, SETUP_CYCLES)
+    lora_of = Sequence(lora_program(grid, 12, 16, 10, 4, (8, 8)), grid, SETUP_CYCLES, 7)
+    program = attention_program(grid, 8, 12, 8, 8, (4, 4))
+    attention_of = Sequence(program, grid, SETUP_CYCLES, score_scale=scale)
+    return [
+        (gemm_of, {"w": integers(1, 12, 30), "x": integers(2, 30, 20)}, 9),
+        (lora_of, {
+            "w": integers(1, 12, 10), "x": integers(2, 10, 16), "a": integers(3, 4, 10), "b": integers(4, 12, 4),
+        }, 30),
+        (attention_of, {"q": integers(1, 8, 8), "k": integers(2, 12, 8), "v": integers(3, 8, 12)}, 10),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="iverilog absent")
+@pytest.mark.parametrize("job", range(3))
+def test_the_verilog_shell_does_what_pyrtl_does(job: int, tmp_path: Path) -> None:
+    sequence, tensors, latency = verilog_jobs(array_grid(4, 4))[job]
+    command = build_sequence(find_simulator("iverilog"), sequence, tmp_path)
+    printed = run_sequence(command, sequence, tensors, latency, tmp_path)
+    built = SequenceSimulator(sequence).run(tensors, latency)
+    assert (printed.results["y"] == built.results["y"]).all()
+    assert (printed.n_cycles, printed.n_beats) == (built.n_cycles, built.n_beats)
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="iverilog absent")
+def test_a_fault_in_the_verilog_is_caught(tmp_path: Path) -> None:
+    sequence, tensors, latency = verilog_jobs(array_grid(4, 4))[0]
+    command = build_sequence(find_simulator("iverilog"), sequence, tmp_path)
+    shell = tmp_path / "accelerator.v"
+    text = shell.read_text(encoding="utf-8")
+    # the north's address generator drives the scratchpad of the west
+    assert text.count(".west_offset(addresses__west)") == 1
+    shell.write_text(
+        text.replace(".west_offset(addresses__west)", ".west_offset(addresses__north)"), encoding="utf-8"
+    )
+    sources = sorted(tmp_path.glob("*.v"))
+    command = tools.build(find_simulator("iverilog"), sources, "accelerator_tb", tmp_path)
+    # beats of a longer run are read where the tile of the west has none
+    with pytest.raises(SimulationError, match="undefined beat"):
+        run_sequence(command, sequence, tensors, latency, tmp_path)
+
+
+def test_the_same_program_gives_the_same_verilog() -> None:
+    sequence = verilog_jobs(array_grid(4, 4))[2][0]
+    texts = sequence_files(sequence)
+    assert texts == sequence_files(sequence)
+    assert {
+        "accelerator.v",
+        "accelerator_tb.v",
+        "array_top.v",
+        "array_pe.v",
+        "sequencer.v",
+        "softmax_unit.v",
+    } <= set(texts)
+    assert sum(len(text) for text in texts.values()) < 1_500_000

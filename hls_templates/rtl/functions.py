@@ -46,8 +46,8 @@ class _Reduced:
     saturates: WireVector
 
 
-def build_lane(operation: WireVector, a: WireVector, b: WireVector) -> WireVector:
-    """The word of `operation` on `a` and `b` (32 bits each), `LANE_REGISTERS` cycles later."""
+def build_lane(operation: WireVector, a: WireVector, b: WireVector, lane: int) -> WireVector:
+    """The word of `operation` on `a` and `b` (32 bits each), `LANE_REGISTERS` cycles later; lanes have numbers."""
     advance = constant(1, 1)
     reduced = _reduced(operation, a, b)
     address, place, shift, base, negates, saturates = (
@@ -57,7 +57,7 @@ def build_lane(operation: WireVector, a: WireVector, b: WireVector) -> WireVecto
         )
     )  # fmt: skip
     rom = RomBlock(
-        bitwidth=3 * model.COEFFICIENT_BITS, addrwidth=model.ROM_BITS, romdata=_rom_words(), name="segments",
+        bitwidth=3 * model.COEFFICIENT_BITS, addrwidth=model.ROM_BITS, romdata=_rom_words(), name=f"segments_{lane}",
         asynchronous=True, pad_with_zeros=True,
     )  # fmt: skip
     row = held(rom[address], advance)

@@ -68,9 +68,9 @@ def build_netlist(netlist: Netlist, wires: Mapping[str, WireVector]) -> Wires:
 def shell_verilog(netlist: Netlist) -> str:
     """The shell as a Verilog module with `clk` and a synchronous `rst`; its leaves are modules of their names."""
     widths = netlist.widths()
-    ports = ["input clk", "input rst"]
-    ports += [f"input {_range(bits)}{name}" for name, bits in netlist.inputs.items()]
-    ports += [f"output {_range(widths[net])}{name}" for name, net in netlist.outputs.items()]
+    ports = ["input wire clk", "input wire rst"]
+    ports += [f"input wire {_range(bits)}{name}" for name, bits in netlist.inputs.items()]
+    ports += [f"output wire {_range(widths[net])}{name}" for name, net in netlist.outputs.items()]
     lines = [f"module {netlist.name}(", ",\n".join(f"    {port}" for port in ports), ");"]
     lines += [
         f"    wire {_range(bits)}{name};" for name, bits in widths.items() if name not in netlist.inputs

@@ -48,8 +48,7 @@ class SequenceSimulator:
         Raises InputError for a latency below 1, a matrix that is missing or has the wrong shape, and for a
         program that does not come to its end.
         """
-        if latency_cycles < 1:
-            raise InputError(f"memory port: latency_cycles must be >= 1, got {latency_cycles}")
+        check_latency(latency_cycles)
         memory = memory_image(self.sequence, tensors)
         answers: deque[tuple[int, int, int]] = deque()
         step, inspect = self._simulation.step, self._simulation.inspect
@@ -68,8 +67,14 @@ class SequenceSimulator:
                 n_beats, last_cycle = n_beats + 1, cycle
             cycle += 1
             if inspect("done"):
-                return SequenceRun(_stored(self.sequence, memory), cycle, n_beats)
+                return SequenceRun(stored(self.sequence, memory), cycle, n_beats)
         raise InputError(f"sequencer: program {self.sequence.program.name!r} is stuck in cycle {last_cycle}")
+
+
+def check_latency(latency_cycles: int, most: int = 1 << 20) -> None:
+    """Raises InputError for a latency that the memory port cannot have."""
+    if not 1 <= latency_cycles <= most:
+        raise InputError(f"memory port: latency_cycles must be >= 1 and <= {most}, got {latency_cycles}")
 
 
 def memory_image(sequence: Sequence, tensors: Mapping[str, Matrix]) -> list[int]:
@@ -130,7 +135,7 @@ def _loaded(sequence: Sequence, nest: Nest, block: Matrix) -> list[int]:
     return pack(np.array(words, dtype=object).reshape(-1, banks), side * bits)
 
 
-def _stored(sequence: Sequence, memory: list[int]) -> dict[str, Matrix]:
+def stored(sequence: Sequence, memory: list[int]) -> dict[str, Matrix]:
     """The tensors that a program stored, from rows of sums, fold after fold."""
     grid = sequence.grid
     bits = grid.kind.pe.sum_bits

@@ -126,7 +126,7 @@ def _build(kind: SoftmaxKind, wires: Mapping[str, WireVector]) -> Wires:
     is_factor = later.is_on & (later.phase == _FACTOR)
     is_value = later.is_on & (later.phase == _VALUES)
     memory = MemBlock(
-        kind.lanes * _BITS, kind.sum_slot_bits + kind.word_bits, name="sums", asynchronous=True,
+        kind.lanes * _BITS, kind.sum_slot_bits + kind.word_bits, name="kept_sums", asynchronous=True,
         max_read_ports=None,
     )  # fmt: skip
     slots = [Register(kind.sum_slot_bits) for _ in range(2)]
@@ -137,7 +137,8 @@ def _build(kind: SoftmaxKind, wires: Mapping[str, WireVector]) -> Wires:
         now.phase == _FACTOR, constant(code_of("reciprocal"), 4), constant(code_of("copy"), 4)
     )  # fmt: skip
     operation = delayed(pyrtl.select(divides, division, constant(code_of("exp"), 4)), 2, advance)
-    results = [held(build_lane(operation, one, constant(0, _BITS)), advance) for one in operands]
+    zero = constant(0, _BITS)
+    results = [held(build_lane(operation, one, zero, lane), advance) for lane, one in enumerate(operands)]
     weights = [_weight(result) for result in results]
     place = pyrtl.concat(slots[0], later.word)
     begun = pyrtl.select(wires["begins"], constant(0, kind.lanes * _BITS), memory[place])
@@ -167,7 +168,7 @@ def _operands(
     """(the lanes' arguments two cycles after the pass, the exponents of sums when their pass leaves)."""
     advance = constant(1, 1)
     memory = MemBlock(
-        kind.lanes * _BITS, kind.word_bits, name="maxima", asynchronous=True, max_read_ports=None
+        kind.lanes * _BITS, kind.word_bits, name="kept_maxima", asynchronous=True, max_read_ports=None
     )  # fmt: skip
     before = fields(memory[now.word], _BITS)
     is_maximum = now.is_on & (now.phase == _MAXIMA)
@@ -255,7 +256,7 @@ def _factor_memory(
 ) -> WireVector:
     """The factors of a tile, kept as long as its weights."""
     memory = MemBlock(
-        kind.lanes * FACTOR_BITS, kind.slot_bits + kind.word_bits, name="factors", asynchronous=True,
+        kind.lanes * FACTOR_BITS, kind.slot_bits + kind.word_bits, name="kept_factors", asynchronous=True,
         max_read_ports=None,
     )  # fmt: skip
     memory[pyrtl.concat(wires["slot"], word)] <<= MemBlock.EnabledWrite(factors, writes)

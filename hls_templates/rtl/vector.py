@@ -101,9 +101,9 @@ def build_vector(lanes: Lanes, wires: Mapping[str, WireVector]) -> Wires:
     enters = wires["work_valid"] & wires["in_valid"]
     is_last, starts_row, ends_row = _passes(wires, enters)
     operation = held(wires["operation"], advance)
+    pairs = zip(fields(wires["a"], _BITS), fields(wires["b"], _BITS), strict=True)
     words = [
-        build_lane(operation, held(a, advance), held(b, advance))
-        for a, b in zip(fields(wires["a"], _BITS), fields(wires["b"], _BITS), strict=True)
+        build_lane(operation, held(a, advance), held(b, advance), lane) for lane, (a, b) in enumerate(pairs)
     ]
     behind = LANE_REGISTERS + 1
     valid, reduces, starts, ends = (
