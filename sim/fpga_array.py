@@ -105,7 +105,7 @@ def _product(array: MatrixArray) -> tuple[float, float]:
     if array.arithmetic not in ("mac", "packed_mac"):
         raise InputError(f"{array.name}: arithmetic {array.arithmetic!r} has no PE synthesised for FPGAs")
     if shares_multiplier(array):
-        return constant("packed_lut_per_bit") * wide, 1.0
+        return constant("packed_lut_per_bit") * _edge_bits(array)[1], 1.0
     if narrow + wide <= _FABRIC_PRODUCT_BITS:
         # rows of partial products after the first are added: a gate and an adder per bit
         return 2.0 * (narrow - 1) * (wide + 1), 0.0
