@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numba
 
@@ -93,7 +93,7 @@ def inlined_kernel(function: F) -> F:
     return _compiled(function, "always")
 
 
-def _compiled(function: F, inline: str) -> F:
+def _compiled(function: F, inline: Literal["never", "always"]) -> F:
     # numba takes the folder from its configuration when a function is decorated; another user of
     # numba in the same process keeps its own.
     config: Any = numba.config  # its settings are made at run time, unknown to type checkers
