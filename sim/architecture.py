@@ -56,13 +56,17 @@ class VectorUnit:
 
 @dataclass(frozen=True, slots=True)
 class BufferMemory:
-    """On-chip memory: `capacity_bytes` in `banks` banks, each with a port of `port_bits` per cycle."""
+    """On-chip memory: `capacity_bytes` in `banks` banks, each with a port of `port_bits` per cycle.
+
+    `ports` reach a bank at once; more than one cost area and energy, while times go by one.
+    """
 
     name: str
     capacity_bytes: int
     banks: int
     port_bits: int
     kind: MemoryKind
+    ports: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,7 @@ class Architecture:
 _POSITIVE_FIELDS = (
     "rows", "cols", "count", "accumulator_bits", "lanes", "element_bits", "capacity_bytes",
     "banks", "port_bits", "depth", "width_bits", "channels", "bytes_per_cycle", "burst_bytes",
-    "max_outstanding", "link_bytes_per_cycle",
+    "max_outstanding", "link_bytes_per_cycle", "ports",
 )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from tilewright.sim.technology import Points, memory_energy, power_law, rows
 
 AREA_TABLES = ("synthesis", "stillmaker")
 _UM2 = 1e-6  # mm2
+#: Width of the port that the published macros have.
+SRAM_PORT_BITS = 64
 
 
 @cache
@@ -84,15 +86,24 @@ def pe_um2(array: MatrixArray, node_nm: int, table: str) -> float:
     return _mac_cells_um2(*widths, 45) * logic_scale(node_nm, table)
 
 
-def sram_mm2(capacity_bytes: int, banks: int, node_nm: int, model: str = "macro_efficiency") -> float:
+def port_growth(ports: int) -> float:
+    """How much longer a multi-ported bit cell is on each side, over one with a single port."""
+    return 1 + points("sram_port_growth")[0][1] * (ports - 1)
+
+
+def sram_mm2(
+    capacity_bytes: int, banks: int, node_nm: int, model: str = "macro_efficiency", ports: int = 1
+) -> float:
     """Area of an SRAM in `banks` equal macros: bit cells over the share of a macro that they take.
 
-    `model` is `macro_efficiency` (scratchpads) or `cache_efficiency` (caches, several times larger).
+    Every port after the first makes cells wider and higher. `model` is `macro_efficiency`
+    (scratchpads) or `cache_efficiency` (caches, several times larger).
     """
     efficiency = points(model)
     bank_bytes = min(max(capacity_bytes / banks, efficiency[0][0] / 4), efficiency[-1][0])
     cell_um2 = points("sram_bitcell", node_nm)[0][1]
-    return capacity_bytes * 8 * cell_um2 * _UM2 / power_law(efficiency, bank_bytes)
+    cells_mm2 = capacity_bytes * 8 * cell_um2 * port_growth(ports) ** 2 * _UM2
+    return cells_mm2 / power_law(efficiency, bank_bytes)
 
 
 @cache
@@ -114,7 +125,7 @@ def component_mm2(component: Component, node_nm: int, table: str) -> tuple[Break
     if isinstance(component, VectorUnit):
         return _vector(component, node_nm, scale, flip_flop)
     if isinstance(component, BufferMemory):
-        return _memory(component, node_nm, flip_flop)
+        return _memory(component, node_nm, flip_flop, cell)
     if isinstance(component, Fifo):
         area = component.depth * component.width_bits * flip_flop
         return Breakdown(name, area), area
@@ -155,9 +166,13 @@ def _vector(unit: VectorUnit, node_nm: int, scale: float, flip_flop: float) -> t
     return Breakdown.of(unit.name, parts), lanes + registers
 
 
-def _memory(memory: BufferMemory, node_nm: int, flip_flop: float) -> tuple[Breakdown, float]:
+def _memory(memory: BufferMemory, node_nm: int, flip_flop: float, cell: float) -> tuple[Breakdown, float]:
+    """Macros, and the columns of ports that are wider than those of the macros' figures."""
     if memory.kind == "sram":
-        return Breakdown(memory.name, sram_mm2(memory.capacity_bytes, memory.banks, node_nm)), 0.0
+        macros = sram_mm2(memory.capacity_bytes, memory.banks, node_nm, ports=memory.ports)
+        beyond_bits = max(0, memory.ports * memory.port_bits - SRAM_PORT_BITS) * memory.banks
+        columns = beyond_bits * points("sram_port_cells")[0][1] * cell
+        return Breakdown(memory.name, macros + columns), 0.0
     if memory.kind == "register":
         area = memory.capacity_bytes * 8 * flip_flop
         return Breakdown(memory.name, area), area

@@ -5,7 +5,8 @@ What one action costs:
 * A MAC is a multiply, an accumulation and what moves inside its PE: on an ASIC the operand and accumulator
   registers that are written every cycle (an array that holds an operand does not move it); on an FPGA all
   resources of one PE for one cycle.
-* A buffer bit costs an access of its bank over the bank's port width.
+* A buffer bit costs an access of its bank over the bank's port width, a FIFO's bit a register or distributed
+  memory. Every bit between DRAM and buffers crosses all hops of a network on the chip.
 * A vector evaluation is the operations of `data/vector_functions.csv` on an ASIC, and one lane for the
   function's cycles on an FPGA.
 * A DRAM bit costs the memory's own energy and the PHY's; where command energies are known, the rows that a
@@ -28,10 +29,13 @@ from tilewright.sim.architecture import (
     BufferMemory,
     Component,
     Dram,
+    Fifo,
     MatrixArray,
+    Noc,
     VectorUnit,
 )
 from tilewright.sim.area import area_of, used_resources
+from tilewright.sim.asic_area import port_growth
 from tilewright.sim.device import Device
 from tilewright.sim.dram_service import steady_activates_per_byte
 from tilewright.sim.fpga_array import pe_resources
@@ -69,6 +73,7 @@ class PriceBook:
     dram_write_pj_per_bit: float | None = None  # where writing costs other than reading
     dram_config: str = ""  # with an `activate_pj`: the memory whose rows the traffic opens
     dram_activate_pj: float = 0.0
+    network_pj_per_bit: tuple[tuple[str, float], ...] = ()  # all hops of each network on the chip
 
     def activate_pj_of(self, nest: NestCounts) -> float:
         """pJ of the rows that a nest's transfers open; 0 where the energy per bit holds them."""
@@ -132,6 +137,9 @@ def price(
     ):
         add(book.dram_name, name, energy)
     add(book.dram_name, "activate", sum(book.activate_pj_of(nest) for nest in counts.nests))
+    moved_bits = 8 * (counts.dram_read_bytes + counts.dram_write_bytes)
+    for name, pj_per_bit in book.network_pj_per_bit:
+        add(name, "hops", moved_bits * pj_per_bit)
     time = latency_cycles / architecture.clock_mhz * _PJ_PER_W_AND_MHZ
     add(book.dram_name, "background", book.dram_background_w * time)
     for name, power_w in book.static_w:
@@ -153,6 +161,8 @@ def nest_pj(nest: NestCounts, architecture: Architecture, device: Device, table:
         energy += n * book.evaluation_pj(nest.component, function)
     for name, bits_read, bits_written in nest.buffer_bits:
         energy += bits_read * _buffer_pj(book, name) + bits_written * _buffer_pj(book, name, writes=True)
+    moved_bits = 8 * (nest.dram_read_bytes + nest.dram_write_bytes)
+    energy += sum(moved_bits * pj_per_bit for _, pj_per_bit in book.network_pj_per_bit)
     return energy + book.dram_pj(nest)
 
 
@@ -167,9 +177,11 @@ def price_book(architecture: Architecture, device: Device, table: str) -> PriceB
     if device.is_fpga:
         fpga = fpga_table(device, table)
         mac, evaluation, buffer = _fpga_prices(fpga)
+        fifo_pj, hop_pj = fpga.lutram_pj / 2, fpga.lut_pj + fpga.ff_pj
     else:
         asic = asic_table(device, table)
         mac, evaluation, buffer = _asic_prices(asic)
+        fifo_pj, hop_pj = asic.register_pj_per_bit, asic.hop_pj_per_bit
     drams = architecture.of_kind(Dram)
     dram = drams[0] if drams else Dram("dram", device.memory_config, device.memory_channels)
     memory = memory_energy(dram.config)
@@ -181,7 +193,9 @@ def price_book(architecture: Architecture, device: Device, table: str) -> PriceB
         table=table,
         mac_pj=cache(lambda name, bits: mac(components[name], bits)),
         evaluation_pj=cache(lambda name, function: evaluation(components[name], function)),
-        buffer_pj_per_bit={one.name: buffer(one) for one in architecture.of_kind(BufferMemory)},
+        buffer_pj_per_bit={one.name: buffer(one) for one in architecture.of_kind(BufferMemory)}
+        | {one.name: fifo_pj for one in architecture.of_kind(Fifo)},
+        network_pj_per_bit=tuple((one.name, one.hops * hop_pj) for one in architecture.of_kind(Noc)),
         dram_name=dram.name,
         dram_core_pj_per_bit=memory.core_pj_per_bit,
         dram_interface_pj_per_bit=memory.interface_pj_per_bit,
@@ -252,7 +266,8 @@ def _asic_prices(table: AsicTable) -> tuple[MacPrice, EvaluationPrice, BufferPri
     def buffer(memory: BufferMemory) -> float:
         if memory.kind == "register":
             return table.register_pj_per_bit
-        return table.sram_pj_per_bit(memory.capacity_bytes / memory.banks)
+        # the wires of a bank grow with its cells
+        return table.sram_pj_per_bit(memory.capacity_bytes / memory.banks) * port_growth(memory.ports)
 
     return mac, evaluation, buffer
 

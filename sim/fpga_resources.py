@@ -79,17 +79,19 @@ def _vector(unit: VectorUnit) -> Resources:
 def memory_resources(memory: BufferMemory) -> Resources:
     """Blocks that hold the banks at their port's width; true aspect ratios, no bank shares a block.
 
+    A block has two ports; for more of them banks are copied, distributed memory for each after the first.
     Raises InputError for a kind of memory that FPGAs do not have.
     """
     depth = -(-memory.capacity_bytes * 8 // (memory.banks * memory.port_bits))
+    copies = memory.banks * -(-memory.ports // 2)
     if memory.kind == "bram":
-        return Resources(bram36=memory.banks * bram36_of(depth, memory.port_bits))
+        return Resources(bram36=copies * bram36_of(depth, memory.port_bits))
     if memory.kind == "uram":
         blocks = -(-depth // URAM_SHAPE[0]) * -(-memory.port_bits // URAM_SHAPE[1])
-        return Resources(uram=memory.banks * blocks)
+        return Resources(uram=copies * blocks)
     if memory.kind == "lutram":
         one = _lutram(depth, memory.port_bits)
-        return Resources(lut=one.lut * memory.banks, ff=one.ff * memory.banks)
+        return one.times(memory.banks * memory.ports)
     if memory.kind == "register":
         return Resources(ff=memory.capacity_bytes * 8)
     raise InputError(

@@ -95,6 +95,7 @@ class AsicTable:
     sram_access: Points
     register_pj_per_bit: float
     leakage_w_per_mm2: float
+    hop_pj_per_bit: float
 
     def int_add_pj(self, bits: int) -> float:
         return power_law(self.int_add, bits)
@@ -148,7 +149,15 @@ def asic_table(device: Device, table: str = DEFAULT) -> AsicTable:
         sram_access=points("sram_access"),
         register_pj_per_bit=_asic_points("register_bit", 45)[0][1] * add_factor,
         leakage_w_per_mm2=_asic_points("leakage_mid", device.node_nm)[0][1],
+        hop_pj_per_bit=_wire_pj(device) + _asic_points("register_bit", 45)[0][1] * add_factor,
     )
+
+
+def _wire_pj(device: Device) -> float:
+    """pJ of a bit over the wires of one hop: capacity by length at every node, so the voltage alone counts."""
+    voltage_v = device.nominal_voltage_v or 0.75
+    per_mm = _asic_points("wire_bit_mm", 45)[0][1] * (voltage_v / 0.9) ** 2
+    return per_mm * _asic_points("noc_hop_mm", 45)[0][1]
 
 
 def _asic_points(name: str, node_nm: int) -> Points:

@@ -1,9 +1,6 @@
 """Area: synthesis results come back, blocks have true aspect ratios, parts sum to totals."""
 
-import csv
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +10,7 @@ from tests.strategies import architectures, small_architecture
 from tilewright.dataflow.errors import InputError
 from tilewright.sim.architecture import Architecture, BufferMemory, MatrixArray, MemoryKind
 from tilewright.sim.area import area_of, check_fits
-from tilewright.sim.asic_area import logic_scale, pe_um2, sram_mm2
+from tilewright.sim.asic_area import component_mm2, logic_scale, pe_um2, sram_mm2
 from tilewright.sim.device import device_named
 from tilewright.sim.fpga_resources import bram36_of, memory_resources
 
@@ -151,3 +148,17 @@ def test_memory_of_the_other_device_class_is_refused(device: str, kind: MemoryKi
     wrong = BufferMemory("odd", 1024, 1, 64, kind)
     with pytest.raises(InputError, match="'odd'"):
         area_of(replace(base, components=(*base.components, wrong)), device_named(device))
+
+
+def test_ports_grow_cells_on_an_asic_and_are_copies_on_an_fpga() -> None:
+    one = _memory("sram", 128 * 1024, 4, 64)
+    areas = [component_mm2(replace(one, ports=ports), 7, "synthesis")[0].value for ports in (1, 2, 3)]
+    # two ports: cells of 1.41 x 1.41, and 64 more columns in each of 4 banks
+    assert areas[1] / areas[0] == pytest.approx(1.41**2, rel=0.02)
+    assert areas[2] > areas[1]
+    wide = component_mm2(replace(one, port_bits=512), 7, "synthesis")[0].value
+    assert areas[0] < wide < 1.5 * areas[0]
+    blocks = [
+        memory_resources(replace(_memory("bram", 4096, 1, 32), ports=n)).bram36 for n in (1, 2, 3, 4, 5)
+    ]
+    assert blocks == [1, 1, 2, 2, 3]

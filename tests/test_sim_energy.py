@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from tests.strategies import GEMM_TENSORS, architectures, gemm_stage, programs, 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.program import Loop, Program
 from tilewright.sim.actions import ActionCounts, NestCounts, count_actions
-from tilewright.sim.architecture import Architecture
+from tilewright.sim.architecture import Architecture, BufferMemory, Fifo, Noc
 from tilewright.sim.area import area_of
 from tilewright.sim.device import device_named
 from tilewright.sim.energy import STATIC, nest_pj, price
@@ -154,3 +155,29 @@ def _sixty_nests() -> Program:
     made = [gemm_stage(f"s{position}", loops, (1, 3, 2), 8, True) for position in range(12)]
     buffers = tuple(buffer for _, own in made for buffer in own)
     return Program("sixty", GEMM_TENSORS, buffers, tuple(stage for stage, _ in made))
+
+
+@pytest.mark.parametrize(("device", "pj_per_bit"), [("u280", 0.045 + 0.003), ("asic45", 0.12 + 0.009)])
+def test_bits_from_dram_pay_every_hop_of_a_network(device: str, pj_per_bit: float) -> None:
+    plain = small_architecture(device)
+    noc = Noc("noc", 3, 64, multicast=False)
+    routed = replace(plain, components=(*plain.components, noc))
+    nest = NestCounts("load", "s", "dma_in", "dma_in", tensor="x", dram_read_bytes=100)
+    tree = price(ActionCounts((nest,)), 0, routed, device_named(device))
+    assert _child(tree, "noc", "hops") == pytest.approx(800 * 3 * pj_per_bit)
+    more = nest_pj(nest, routed, device_named(device)) - nest_pj(nest, plain, device_named(device))
+    assert more == pytest.approx(800 * 3 * pj_per_bit)
+
+
+def test_a_fifo_that_holds_a_buffer_costs_a_register_per_bit_and_a_second_port_longer_wires() -> None:
+    plain = small_architecture("asic45")
+    fifo = Fifo("fifo", 16, 64)
+    memory = next(one for one in plain.components if isinstance(one, BufferMemory))
+    others = tuple(one for one in plain.components if one is not memory)
+    changed = replace(plain, components=(*others, replace(memory, ports=2), fifo))
+    nest = NestCounts("move", "s", "vector", "vector", buffer_bits=(("fifo", 100, 100), (memory.name, 10, 0)))
+    device = device_named("asic45")
+    one_port = nest_pj(
+        NestCounts("m", "s", "vector", "vector", buffer_bits=((memory.name, 10, 0),)), plain, device
+    )
+    assert nest_pj(nest, changed, device) == pytest.approx(200 * 0.009 + 1.41 * one_port)
