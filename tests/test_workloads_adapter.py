@@ -147,7 +147,7 @@ def test_a_classification_task_replaces_the_head(tmp_path: Path) -> None:
         (
             {"target_modules": ["q_proj", "v_proj"]},
             "target_modules q_proj, v_proj match no module of this gpt2 model;"
-            " its modules: wte, c_attn, c_proj, c_fc, lm_head",
+            " its modules: wte, wpe, c_attn, c_proj, c_fc, lm_head",
         ),
         (
             {"target_modules": ["c_attn"], "layers_to_transform": [7]},
@@ -213,3 +213,17 @@ def test_patterns_that_the_library_writes_are_taken(tmp_path: Path) -> None:
     for pattern in (r".*\.(attn|mlp)\.c_(attn|proj)", r"(.*\.)?h\.[0-9]+\.attn\.c_attn"):
         file = _file(tmp_path, target_modules=pattern, r=4)
         assert count(_with(file)).params_trainable > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["wpe", "c_attn"]},
+        {"target_modules": ["c_attn"], "trainable_token_indices": {"wpe": [1]}},
+    ],
+)
+def test_an_adapter_of_the_table_of_positions_is_refused_by_name(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=r"the embedding 'transformer\.wpe' is not supported"):
+        _with(_file(tmp_path, r=4, **fields))

@@ -94,6 +94,10 @@ class LayerChanges:
     def replaces_rows(self, table: str) -> bool:
         return any(_ends(table, name) for name, _ in self.trained.tokens)
 
+    def refuse_side_table(self, path: str) -> None:
+        if path in self._by_path or self.replaces_rows(path):
+            raise AdapterError(f"an adapter of the embedding {path!r} is not supported")
+
     def copies(self, path: str) -> bool:
         parents = path.split(".")
         above = (".".join(parents[:end]) for end in range(1, len(parents) + 1))

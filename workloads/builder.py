@@ -90,6 +90,10 @@ class Adapters(Protocol):
         """Whether trained rows stand in the place of some of the table `table`."""
         ...
 
+    def refuse_side_table(self, path: str) -> None:
+        """Raise AdapterError where the table `path`, of positions or types, would change."""
+        ...
+
 
 class LayerBuilder:
     """Collects the operators of one layer class; `path` is its place in the model, `*` the layer."""
@@ -355,6 +359,12 @@ class LayerBuilder:
         """The output of the embedding module `table` with its adapter, if it has one."""
         self.modules.append(Module(self.full_path(table), "embedding"))
         return self._adapters.embedding(self, table, tokens, output) if self._adapters else output
+
+    def note_side_table(self, table: str) -> None:
+        """Note the embedding module of positions or types, which no adapter changes."""
+        self.modules.append(Module(self.full_path(table), "embedding"))
+        if self._adapters:
+            self._adapters.refuse_side_table(self.full_path(table))
 
     def keep(self, tensor: str) -> None:
         """Make a tensor live-out besides the layer's result."""

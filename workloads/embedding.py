@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, Linear, Module, shifted, word
+from tilewright.workloads.builder import LayerBuilder, Linear, shifted, word
 from tilewright.workloads.norms import Norm, normalise
 
 
@@ -101,13 +101,14 @@ def _add_token_types(builder: LayerBuilder, spec: Embedding, x: str) -> str:
     table = builder.weight(spec.token_types, "weight", ("y", width))
     inputs = (builder.access(types), Access(table, (Index(), Index.of(width))))
     rows = builder.gather(word(spec.token_types), "type_rows", ("b", "m", width), inputs)
-    builder.modules.append(Module(builder.full_path(spec.token_types), "embedding"))
+    builder.note_side_table(spec.token_types)
     terms = (builder.access(x), builder.access(rows))
     return builder.pointwise("token_types_add", "typed", terms, "add", group="embedding")
 
 
 def _add_positions(builder: LayerBuilder, spec: Embedding, x: str) -> str:
     builder.rank("p", spec.n_positions)
+    builder.note_side_table(spec.positions)
     width = builder.ranks_of(x)[-1]
     row = shifted("m", builder.run.cache + spec.position_offset)
     if builder.run.lengths:
