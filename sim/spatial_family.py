@@ -54,7 +54,7 @@ class Dataflow:
         return Space(
             (
                 Parameter("linear_arrays", (1, 2, 3, 4, 6, 8), 4, "arrays for products with weights"),
-                Parameter("linear_rows", (4, 8, 16, 32), 8, "rows of PEs of each of them"),
+                Parameter("linear_rows", (4, 8, 16, 32), 16, "rows of PEs of each of them"),
                 Parameter("linear_cols", (8, 16, 32, 64), 16, "columns of PEs of each of them"),
                 Parameter("attention_arrays", (1, 2, 4), 2, "arrays for products of activations"),
                 Parameter("attention_rows", (4, 8, 16, 32), 8, "rows of PEs of each of them"),

@@ -75,7 +75,7 @@ class SpatialScheduler:
             reads.append(port)
         works = epilogue_works(self._graph, self._machine, plan)
         c_tile = tuple((rank, tile[rank]) for rank in plan.contraction.output.ranks)
-        stored, written = self._results(plan, (plan.output,))
+        stored, written = self._results(plan, (plan.output,), loops, tile)
         if works:
             bits = self._machine.array.accumulator_bits
             sums = self._emitter.port(f"{plan.name}.sums", "output_buffer", len(loops), c_tile, bits)
@@ -118,7 +118,7 @@ class SpatialScheduler:
             own, port = self._operand(plan, reader, access, loops, tile, weights=False)
             nests += own
             ports.append(port)
-        stored, written = self._results(plan, plan.outputs)
+        stored, written = self._results(plan, plan.outputs, loops, self._layout.row_tile)
         operators = tuple(op.name for op in plan.operators)
         leaf = Compute(Unit.VECTOR, operators, tuple(tile.items()), functions=plan.works)
         slot = self._bindings.lanes[plan.name]
@@ -200,49 +200,49 @@ class SpatialScheduler:
             return 0
         return _COPIES * self._emitter.n_bytes(access, tile)
 
-    def _results(self, plan: StagePlan, outputs: Sequence[Access]) -> tuple[list[Nest], list[Port]]:
+    def _results(
+        self, plan: StagePlan, outputs: Sequence[Access], loops: tuple[Loop, ...], tile: Tile
+    ) -> tuple[list[Nest], list[Port]]:
         """Ports to all readers of what a stage writes, and the stores of what leaves the layer."""
         emitter, layout = self._emitter, self._layout
         stores: list[Nest] = []
         ports: list[Port] = []
         for access in outputs:
             bits = emitter.bits(access.tensor)
-            whole, block = emitter.tensor_tile(access, {}), emitter.tensor_tile(access, layout.row_tile)
             for link in self._links:
                 if link.tensor == access.tensor and link.giver == plan.name:
                     depth = 0 if link.whole else len(layout.loops)
-                    tiled = whole if link.whole else block
-                    ports.append(
-                        emitter.port(link.buffer, "input_buffer", depth, tiled, bits, self._copies(link))
-                    )
-            if access.tensor in self._graph.outputs:
-                port = emitter.port(f"{access.tensor} out", "output_buffer", len(layout.loops), block, bits)
-                stores.append(
-                    emitter.store(f"{access.tensor}.store", access, layout.loops, layout.row_tile, port)
-                )
-                ports.append(port)
-            for cache, scatter in layout.scatters.items():
-                if scatter.inputs[-1].tensor == access.tensor:
-                    own = scatter.inputs[-1]
-                    tiled = emitter.tensor_tile(own, layout.row_tile)
-                    port = emitter.port(f"{cache} out", "output_buffer", len(layout.loops), tiled, bits)
-                    stores.append(self._cache_store(cache, own, port))
-                    ports.append(port)
-        if not ports:  # nobody reads it, and it does not leave: the stage still writes somewhere
-            name = outputs[0].tensor
-            bits = emitter.bits(name)
-            block = emitter.tensor_tile(outputs[0], layout.row_tile)
-            port = emitter.port(f"{name} out", "output_buffer", len(layout.loops), block, bits)
-            stores.append(emitter.store(f"{name}.store", outputs[0], layout.loops, layout.row_tile, port))
-            ports.append(port)
+                    tiled = emitter.tensor_tile(access, {} if link.whole else layout.row_tile)
+                    copies = self._copies(link)
+                    ports.append(emitter.port(link.buffer, "input_buffer", depth, tiled, bits, copies))
+            kept = {
+                cache: op for cache, op in layout.scatters.items() if op.inputs[-1].tensor == access.tensor
+            }
+            leaves = access.tensor in self._graph.outputs
+            # What nobody reads and what does not leave is still written somewhere.
+            if leaves or not (kept or any(link.tensor == access.tensor for link in self._links)):
+                ports.append(self._out(access.tensor, access, loops, tile))
+                stores.append(emitter.store(f"{access.tensor}.store", access, loops, tile, ports[-1]))
+            for cache, scatter in kept.items():
+                own = scatter.inputs[-1]
+                same = set(own.ranks) == set(access.ranks)
+                turns = (loops, tile) if same else (layout.loops, layout.row_tile)
+                ports.append(self._out(cache, own, *turns))
+                stores.append(self._cache_store(cache, own, *turns, ports[-1]))
         return stores, ports
 
-    def _cache_store(self, cache: str, access: Access, port: Port) -> Nest:
+    def _out(self, name: str, access: Access, loops: tuple[Loop, ...], tile: Tile) -> Port:
+        """The port at what is on its way to memory."""
+        tiled, bits = self._emitter.tensor_tile(access, tile), self._emitter.bits(access.tensor)
+        return self._emitter.port(f"{name} out", "output_buffer", len(loops), tiled, bits)
+
+    def _cache_store(
+        self, cache: str, access: Access, loops: tuple[Loop, ...], tile: Tile, port: Port
+    ) -> Nest:
         """New rows of a cache go to their place in memory; those of one head lie together."""
-        tile = self._emitter.tensor_tile(access, self._layout.row_tile)
-        run = tile[-1][1]
-        leaf = Transfer(Direction.STORE, cache, tile, self._emitter.bits(cache), run)
-        return Nest(f"{cache}.store", "dma_out", self._layout.loops, leaf, (port,))
+        tiled = self._emitter.tensor_tile(access, tile)
+        leaf = Transfer(Direction.STORE, cache, tiled, self._emitter.bits(cache), tiled[-1][1])
+        return Nest(f"{cache}.store", "dma_out", loops, leaf, (port,))
 
     def _copies(self, link: GraphLink) -> int:
         if link.whole:

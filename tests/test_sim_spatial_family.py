@@ -3,6 +3,8 @@
 from math import ceil
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from tests.sequential_cases import gemm_network, small_network
 from tilewright.dataflow.errors import InputError
@@ -148,3 +150,30 @@ def test_a_decoding_step_reads_its_cache_after_the_new_row_is_there() -> None:
     )  # fmt: skip
     assert key_load.after == ("key_cache.store",)
     assert loads(program)["key_cache"] >= graph.n_bytes("key_cache")
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_the_laws_hold_over_the_space_of_the_family(data: st.DataObject) -> None:
+    device = data.draw(st.sampled_from(("u280", "asic7")))
+    space = Dataflow().space(device_named(device))
+    parameters = {one.name: data.draw(st.sampled_from(one.values)) for one in space.parameters}
+    phase, mode, seq = data.draw(
+        st.sampled_from((("prefill", "none", 48), ("prefill", "unmerged", 100), ("decode", "unmerged", 1)))
+    )
+    design = Design("dataflow", device, parameters)
+    try:
+        report = evaluate(small_network(phase, mode, seq), design)
+    except InputError as error:
+        if not any(said in str(error) for said in ("does not fit", "the pipeline needs")):
+            raise
+        assume(False)
+        raise
+    bound = evaluate(small_network(phase, mode, seq), design, fidelity="bound")
+    assert report.interval_cycles is not None
+    assert bound.latency_cycles <= report.latency_cycles
+    assert report.interval_cycles <= report.latency_cycles
+    assert bound.energy_pj <= report.energy_pj
+    assert bound.dram_read_bytes <= report.dram_read_bytes
+    assert bound.dram_write_bytes <= report.dram_write_bytes
+    assert report.macs <= report.macs_computed
