@@ -18,6 +18,9 @@ from tilewright.sim.dram_config import DramConfig
 from tilewright.sim.dram_trace import Ints, Load, MemoryResult, load_code, summarise
 from tilewright.sim.dram_walk import Addresses, AddressPeriod, Walk
 
+#: Sums of latencies in ticks stay within 64 bits.
+_MOST_REQUESTS = 10**13
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -45,9 +48,10 @@ def simulate_stream(config: DramConfig, stream: Stream, load: Load = "saturate")
 
     `n_extrapolated` of the requests were skipped in periods of `period_requests` and `period_cycles` (0 where
     nothing was skipped; of the first channel of a stack). Raises InputError for a stream that does not fit,
-    and for one beyond 33 million requests whose state does not recur within two million of a channel, which it
-    finds out in about a second.
+    and for one beyond 33 million requests whose state does not recur within three million of a channel (one
+    million with bank queues), which takes a second or two to find out.
     """
+    load_code(config, load)  # a load that is none may have no hash either
     return _simulate_stream(config, stream, load)
 
 
@@ -91,13 +95,16 @@ def _simulate_stream(config: DramConfig, stream: Stream, load: Load) -> MemoryRe
 def _check(config: DramConfig, stream: Stream) -> None:
     tx = config.transaction_bytes
     room = stream.footprint_bytes if stream.footprint_bytes is not None else config.capacity_bytes
+    limits = {"base": (0, config.capacity_bytes), "stride_bytes": (0, config.capacity_bytes)}
+    limits |= {"n_requests": (1, _MOST_REQUESTS), "footprint_bytes": (tx, config.capacity_bytes)}
+    for name, (least, most) in limits.items():
+        value = room if name == "footprint_bytes" else getattr(stream, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+            raise InputError(f"stream.{name} must be a whole number in {least}..{most}, got {value!r}")
     for name in ("base", "stride_bytes"):
-        value = getattr(stream, name)
-        if value < 0 or value % tx:
-            raise InputError(f"stream.{name} must be a multiple of the {tx} byte burst and >= 0, got {value}")
-    if stream.n_requests < 1:
-        raise InputError(f"stream.n_requests must be >= 1, got {stream.n_requests}")
-    if room < tx or room % tx:
+        if (value := getattr(stream, name)) % tx:
+            raise InputError(f"stream.{name} must be a multiple of the {tx} byte burst, got {value}")
+    if room % tx:
         raise InputError(f"stream.footprint_bytes must be a multiple of the {tx} byte burst, got {room}")
     end = stream.base + (room if stream.footprint_bytes is not None else tx)
     if end > config.capacity_bytes:

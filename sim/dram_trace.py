@@ -53,22 +53,23 @@ def load_code(config: DramConfig, load: Load) -> tuple[int, float]:
         raise InputError(
             f"load must be 'saturate', 'single', ('paced', percent) or ('period', cycles), got {load!r}"
         )
-    kind, value = load[0], float(load[1])
+    kind, value = load
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise InputError(f"load: {kind} must be a number, got {value!r}")
     limit = 1e3 if kind == "paced" else 1e9
     if not 0 < value <= limit:
-        raise InputError(f"load: {kind} must be above 0 and at most {limit:g}, got {load[1]}")
+        raise InputError(f"load: {kind} must be above 0 and at most {limit:g}, got {value}")
     if kind == "period":
-        return at.PACED, value
-    return at.PACED, config.transaction_bytes / (config.peak_bytes_per_cycle * value / 100)
+        return at.PACED, float(value)
+    return at.PACED, config.transaction_bytes / (config.peak_bytes_per_cycle * float(value) / 100)
 
 
 def _checked(config: DramConfig, address: Any, is_write: Any) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    raw = np.asarray(address)
+    raw, flags = _array("address", address), _array("is_write", is_write)
     if raw.ndim != 1 or raw.dtype.kind not in "iu":
         raise InputError(f"address must be a 1-d integer array, got {raw.dtype} with shape {raw.shape}")
     if raw.size == 0:
         raise InputError("address must hold at least one request, got 0")
-    flags = np.asarray(is_write)
     if flags.shape != raw.shape or flags.dtype != np.bool_:
         raise InputError(f"is_write must be bool of shape {raw.shape}, got {flags.dtype} of {flags.shape}")
     if raw.min() < 0 or int(raw.max()) >= config.capacity_bytes:
@@ -82,6 +83,13 @@ def _checked(config: DramConfig, address: Any, is_write: Any) -> tuple[Ints, npt
             f"address[{k}] = {int(values[k])} is not aligned to the {config.transaction_bytes} byte burst"
         )
     return values, flags
+
+
+def _array(name: str, values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name} must be a 1-d array, got rows of different lengths") from error
 
 
 def offer_ticks(ticks_per_request: float, place: Ints) -> Ints:

@@ -13,9 +13,9 @@ from tilewright.sim.dram_config import DramConfig
 from tilewright.sim.dram_trace import Ints, offer_ticks
 
 SERVED_REQUESTS = 1 << 25  # streams of up to so many requests are served one by one where no period is found
-SEARCH_LIMIT_REQUESTS = (
-    1 << 21
-)  # of a channel: how far to look for the period of a longer one; about a second
+#: Requests of a channel within which the state of a longer one must recur, by controller: one to two seconds of
+#: either, of which a request costs the bank queues more.
+SEARCH_LIMITS = {"frfcfs": 3 << 20, "bank_queues": 1 << 20}
 _CHUNK_REQUESTS = 8192  # requests of a channel are made in chunks of about so many
 _CHUNK_OF_UNREPEATED = 1 << 20
 _LATE = b"late"
@@ -62,7 +62,8 @@ class Addresses:
         self.period = period
         self.n_requests = n_requests
         self.is_long = n_requests > SERVED_REQUESTS
-        most = SEARCH_LIMIT_REQUESTS * config.organisation.channels if self.is_long else SERVED_REQUESTS
+        self.limit = SEARCH_LIMITS[config.controller.policy]
+        most = self.limit * config.organisation.channels if self.is_long else SERVED_REQUESTS
         self.repeats = period.n_requests <= most // 2
         self._column_bits = config.organisation.bursts_per_row.bit_length() - 1
         if self.repeats:
@@ -142,7 +143,7 @@ class Walk:
             n_periods = min(per_chunk, (self._end - position) // period)
             position = self._serve_periods(position, n_periods)
             served = position // period * self._own
-            if served > SEARCH_LIMIT_REQUESTS and self._source.is_long and not self.n_skipped:
+            if served > self._source.limit and self._source.is_long and not self.n_skipped:
                 raise self._refusal()
 
     def finish(self, channel: int) -> Channel:
@@ -156,7 +157,7 @@ class Walk:
 
     def _refusal(self) -> InputError:
         return InputError(
-            f"stream: the state of {self._config.name} does not recur within {SEARCH_LIMIT_REQUESTS} requests"
+            f"stream: the state of {self._config.name} does not recur within {self._source.limit} requests"
             f" of a channel, {self._source.n_requests} cannot be extrapolated (up to {SERVED_REQUESTS} are served)"
         )
 

@@ -91,7 +91,7 @@ def test_a_billion_requests_take_less_than_a_second_and_the_next_time_nothing() 
 
 
 def test_without_a_period_a_long_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dram_walk, "SEARCH_LIMIT_REQUESTS", 20_000)
+    monkeypatch.setitem(dram_walk.SEARCH_LIMITS, "frfcfs", 20_000)
     monkeypatch.setattr(dram_walk, "SERVED_REQUESTS", 500_000)
     config = DramConfig.named("u280_hbm2_brc")
     with pytest.raises(
@@ -110,6 +110,30 @@ def test_a_stream_whose_state_recurs_late_is_refused_before_it_has_been_served_l
     stream = Stream(0, 64, 50_000_000)
     period = simulate_stream(config, stream, ("paced", 37)).period_requests
     simulate_stream.__globals__["_simulate_stream"].cache_clear()
-    monkeypatch.setattr(dram_walk, "SEARCH_LIMIT_REQUESTS", period // 4)
+    monkeypatch.setitem(dram_walk.SEARCH_LIMITS, "frfcfs", period // 4)
     with pytest.raises(InputError, match=f"does not recur within {period // 4} requests of a channel"):
         simulate_stream(config, stream, ("paced", 37))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stride_bytes", 32.5), ("n_requests", 1.5), ("n_requests", True), ("n_requests", 10**19), ("base", "a"),
+     ("stride_bytes", 1 << 40), ("footprint_bytes", 0), ("footprint_bytes", 64.0)],
+)  # fmt: skip
+def test_a_stream_with_a_field_that_is_no_whole_number_in_range_is_refused(field: str, value: object) -> None:
+    stream = dataclasses.replace(Stream(0, 32, 100), **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=rf"stream\.{field} must be a whole number in \d+\.\.\d+, got {value!r}"
+    ):
+        simulate_stream(DramConfig.named("hbm2_ch_bg"), stream)
+
+
+@pytest.mark.parametrize("load", [("paced", "x"), ("paced", True), ["paced", 3], ("period", None)])
+def test_a_load_that_is_none_is_refused(load: object) -> None:
+    with pytest.raises(InputError, match=r"^load"):
+        simulate_stream(DramConfig.named("hbm2_ch_bg"), Stream(0, 32, 100), load)  # type: ignore[arg-type]
+
+
+def test_rows_of_different_lengths_are_no_addresses() -> None:
+    with pytest.raises(InputError, match="address must be a 1-d array"):
+        simulate_trace(DramConfig.named("hbm2_ch_bg"), [[0], [32, 64]], np.zeros(2, np.bool_))
