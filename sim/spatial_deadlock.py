@@ -4,6 +4,7 @@ Nests that meet only at bounded queues do the same whatever their speed: a run i
 ends. So counting tokens is enough to find a deadlock before anything is simulated.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -38,24 +39,57 @@ class _Walk:
     position: int = 0
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """Who still waits when nothing moves any more; nobody if the program ran to its end."""
+
+    waiting: list[_Walk]
+    queues: dict[str, _Queue]
+    done: set[str]
+
+
 def check_deadlock(program: Program) -> None:
-    """Raises InputError, in one line, where the program cannot run to its end: who waits for whom at which link."""
-    queues = {buffer.name: _Queue(buffer.copies) for buffer in program.buffers}
+    """Raises InputError, in one line, where the program cannot run to its end: who waits for whom at which link,
+    and how deep the one that is too shallow would have to be."""
+    end = _run(program, {})
+    if end.waiting:
+        raise InputError(_circle(program, end))
+
+
+def _run(program: Program, copies: Mapping[str, int]) -> _Outcome:
+    """Count tokens until nothing moves; `copies` replace those of some buffers."""
+    queues = {one.name: _Queue(copies.get(one.name, one.copies)) for one in program.buffers}
     walks = [_walk(nest, stage.name) for stage in program.stages for nest in stage.nests]
     for walk in walks:
         for buffer, _, reads in walk.ports:
             if reads:
                 queues[buffer].taken[walk.nest.name] = queues[buffer].freed[walk.nest.name] = 0
     done: set[str] = set()
-    waiting = list(walks)
+    waiting = walks
     moved = True
     while moved and waiting:
         moved = False
         for walk in waiting:
             moved = _advance(walk, queues, done) or moved
         waiting = [walk for walk in waiting if walk.nest.name not in done]
-    if waiting:
-        raise InputError(_circle(program, waiting, queues, done))
+    return _Outcome(waiting, queues, done)
+
+
+def _enough(program: Program, buffer: str, copies: int) -> int:
+    """The fewest copies of a buffer with which the program runs; 0 if no number of them is enough."""
+    (writer,) = (
+        _walk(nest, "") for nest in program.nests if any(port.buffer == buffer for port in nest.writes)
+    )
+    low, high = copies, copies + writer.steps
+    if _run(program, {buffer: high}).waiting:
+        return 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _run(program, {buffer: middle}).waiting:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _walk(nest: Nest, module: str) -> _Walk:
@@ -98,13 +132,14 @@ def _lacks(walk: _Walk, queues: dict[str, _Queue]) -> tuple[str, bool] | None:
     return None
 
 
-def _circle(program: Program, waiting: list[_Walk], queues: dict[str, _Queue], done: set[str]) -> str:
+def _circle(program: Program, end: _Outcome) -> str:
     """One line about the nests that wait for each other."""
+    waiting, queues, done = end.waiting, end.queues, end.done
     by_name = {walk.nest.name: walk for walk in waiting}
     writer = {b: w for w in waiting for b, _, reads in w.ports if not reads}
     seen: list[str] = []
     said: dict[str, str] = {}
-    shallow: dict[str, int] = {}
+    shallow: dict[str, str] = {}
     name: str | None = waiting[0].nest.name
     while name is not None and name not in seen:
         seen.append(name)
@@ -122,10 +157,14 @@ def _circle(program: Program, waiting: list[_Walk], queues: dict[str, _Queue], d
             name = writer[buffer].nest.name if buffer in writer else None
         else:
             said[name] = f"{walk.module!r} waits for room in {buffer!r}, {copies} deep"
-            shallow[name] = copies
+            shallow[name] = buffer
             slowest = min(queues[buffer].freed, key=lambda one: queues[buffer].freed[one])
             name = slowest if slowest in by_name else None
     circle = seen[seen.index(name) :] if name is not None else seen
-    why = "a link is too shallow" if any(one in shallow for one in circle) else "links form a cycle"
     told = ", ".join(dict.fromkeys(said[one] for one in circle))
-    return f"pipeline {program.name!r} deadlocks, {why}: {told}"
+    full = [shallow[one] for one in circle if one in shallow]
+    if not full:
+        return f"pipeline {program.name!r} deadlocks, links form a cycle: {told}"
+    depth = _enough(program, full[0], queues[full[0]].copies)
+    enough = f"; {full[0]!r} runs with {depth}" if depth else ""
+    return f"pipeline {program.name!r} deadlocks, a link is too shallow: {told}{enough}"

@@ -140,6 +140,7 @@ def test_a_stream_that_is_too_shallow_beside_a_reduction_is_named_before_simulat
     assert "'norm' deadlocks, a link is too shallow" in line
     assert "'source' waits for room in 'copy', 9 deep" in line
     assert "'sum' waits for 'values' to be filled" in line
+    assert line.endswith("; 'copy' runs with 10")
     assert "\n" not in line
 
 
