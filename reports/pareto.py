@@ -67,7 +67,7 @@ def _panel(
         xs, ys = _xy(points, x, y)
         axes.errorbar(
             xs, ys, xerr=_bars(xs, x, errors), yerr=_bars(ys, y, errors), fmt="o", ms=4.5, color=colour,
-            elinewidth=0.5, label=f"front: {template}",
+            elinewidth=1.1, capsize=3, label=f"front: {template}",
         )  # fmt: skip
     _stairs(axes, front, x, y)
     _marks(axes, front, x, y)
