@@ -14,6 +14,7 @@ from tilewright.dataflow.program import Program
 from tilewright.hls_templates.rtl import address, attention_model, datapath, sequencer, tools
 from tilewright.hls_templates.rtl.array import array_grid
 from tilewright.hls_templates.rtl.control import Grid
+from tilewright.hls_templates.rtl.pe import PeKind, pe_kind
 from tilewright.hls_templates.rtl.sequence import Sequence
 from tilewright.hls_templates.rtl.sequence_simulate import SequenceRun, SequenceSimulator
 from tilewright.hls_templates.rtl.sequence_verilog import build_sequence, run_sequence, sequence_files
@@ -141,6 +142,19 @@ def test_a_fused_low_rank_product_is_numpys_in_the_cycles_of_the_tile_simulator(
     assert close(run.n_cycles, model)
 
 
+@pytest.mark.parametrize("pe", [pe_kind("int4"), pe_kind("int16", 32)])
+def test_operands_of_other_widths_are_multiplied_too(pe: PeKind) -> None:
+    grid = array_grid(2, 4, pe=pe)
+    limit = 1 << (pe.weight_bits - 1)
+    random = np.random.default_rng(5)
+    # sums of 16 bits by 16 wrap at 32, as numpy's would
+    w, x = random.integers(-limit, limit, (4, 7)), random.integers(-limit, limit, (7, 8))
+    run = SequenceSimulator(Sequence(gemm_program(grid, 4, 8, 7, (2, 4, 3)), grid, SETUP_CYCLES)).run(
+        {"w": w, "x": x}, 5
+    )
+    assert (run.results["y"] == (w @ x).astype(np.int32)).all()
+
+
 def test_runs_on_one_accelerator_follow_each_other() -> None:
     grid = array_grid(2, 2)
     simulator = SequenceSimulator(Sequence(gemm_program(grid, 6, 4, 5, (4, 2, 3), 3), grid, SETUP_CYCLES))
@@ -189,6 +203,11 @@ def test_programs_that_do_not_fit_the_hardware_are_refused() -> None:
         Sequence(program, grid, 0)
     with pytest.raises(InputError, match="words of 3 x 8 bits"):
         Sequence(program, array_grid(3, 4), SETUP_CYCLES)
+    with pytest.raises(InputError, match="requantise_shift must be 0 to 31, got 32"):
+        Sequence(program, grid, SETUP_CYCLES, 32)
+    narrow = array_grid(4, 4, pe="int4")
+    with pytest.raises(InputError, match="north has 4"):
+        Sequence(attention_program(narrow, 4, 4, 4, 4, (4, 4)), narrow, SETUP_CYCLES)
     simulator = SequenceSimulator(Sequence(program, grid, SETUP_CYCLES))
     with pytest.raises(InputError, match=r"'w' must be \(8, 8\), got \(4, 8\)"):
         simulator.run({"x": integers(1, 8, 8), "w": integers(1, 4, 8)}, 5)
@@ -278,6 +297,17 @@ def verilog_jobs(grid: Grid) -> list[tuple[Sequence, dict[str, Words], int]]:
 def test_the_verilog_shell_does_what_pyrtl_does(job: int, tmp_path: Path) -> None:
     sequence, tensors, latency = verilog_jobs(array_grid(4, 4))[job]
     command = build_sequence(find_simulator("iverilog"), sequence, tmp_path)
+    printed = run_sequence(command, sequence, tensors, latency, tmp_path)
+    built = SequenceSimulator(sequence).run(tensors, latency)
+    assert (printed.results["y"] == built.results["y"]).all()
+    assert (printed.n_cycles, printed.n_beats) == (built.n_cycles, built.n_beats)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("verilator") is None, reason="verilator absent")
+def test_the_shell_of_an_attention_in_verilator_does_what_pyrtl_does(tmp_path: Path) -> None:
+    sequence, tensors, latency = verilog_jobs(array_grid(2, 2))[2]
+    command = build_sequence(find_simulator("verilator"), sequence, tmp_path)
     printed = run_sequence(command, sequence, tensors, latency, tmp_path)
     built = SequenceSimulator(sequence).run(tensors, latency)
     assert (printed.results["y"] == built.results["y"]).all()

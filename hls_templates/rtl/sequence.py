@@ -219,6 +219,14 @@ def _check(sequence: Sequence) -> None:
         raise InputError("sequencer: it drives an output-stationary array of plain integer PEs")
     if sequence.setup_cycles < 1:
         raise InputError(f"sequencer: setup_cycles must be >= 1, got {sequence.setup_cycles}")
+    multiplier, score_shift = sequence.score_scale
+    for name, value, least, most in (
+        ("requantise_shift", sequence.requantise_shift, 0, kind.pe.sum_bits - 1),
+        ("score_scale's multiplier", multiplier, 1, 1 << 24),
+        ("score_scale's shift", score_shift, 0, 31),
+    ):
+        if not least <= value <= most:
+            raise InputError(f"sequencer: {name} must be {least} to {most}, got {value}")
     for side, bits in ((grid.rows, kind.west_bits), (grid.cols, kind.north_bits)):
         banks, rest = divmod(sequence.beat_bits, side * bits)
         if rest or banks & (banks - 1):
@@ -233,6 +241,9 @@ def _check(sequence: Sequence) -> None:
 
 
 def _check_nest(sequence: Sequence, nest: Nest) -> None:
+    for name in (nest.name, *(port.buffer for port in (*nest.reads, *nest.writes))):
+        if not (name.isidentifier() and name.isascii()):
+            raise InputError(f"sequencer: {name!r} is no name for a wire")
     for loop in nest.loops:
         if loop.limit is not None:
             raise InputError(f"sequencer: loop {loop.rank!r} of nest {nest.name!r} is limited by another")
@@ -267,6 +278,12 @@ def divides(nest: Nest) -> bool:
 def _check_vector(sequence: Sequence, nest: Nest) -> None:
     """The two leaves that `rtl.softmax` does, one nest of each in a program."""
     assert isinstance(nest.leaf, Compute)
+    kind = sequence.grid.kind
+    if (kind.north_bits, kind.pe.sum_bits) != (8, 32):
+        raise InputError(
+            f"sequencer: weights of an attention have 8 bits and sums 32, the array's north has"
+            f" {kind.north_bits} and its sums {kind.pe.sum_bits}"
+        )
     found = tuple((work.function, work.ranks, work.evaluations) for work in nest.leaf.functions)
     if len(nest.reads) == len(nest.writes) == 1 and len(nest.leaf.tile) == 2:
         rows, columns = (rank for rank, _ in nest.leaf.tile)
