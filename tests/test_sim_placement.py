@@ -1,11 +1,14 @@
 """Placement: who lies where, what is refused, and whether there is room."""
 
+import json
+
 import pytest
+from pydantic import ValidationError
 
 from tests.sequential_cases import small_network
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.tensor import Role
-from tilewright.files import PlacementFields
+from tilewright.files import DesignFile, PlacementFields, problem_line
 from tilewright.placements import placement_of
 from tilewright.sim.architecture import Architecture, Dram
 from tilewright.sim.placed_residents import channel_bytes, check_placed, with_placement
@@ -106,3 +109,27 @@ def test_a_placement_replaces_that_of_the_memory() -> None:
     assert with_placement(plain, None) is plain
     with pytest.raises(InputError, match=r"channel must be in 0\.\.1, got 2"):
         with_placement(plain, Placement((Rule("weight", (2,)),)))
+
+
+@pytest.mark.parametrize(
+    ("stated", "line"),
+    [
+        (
+            {"channels": {"weight": 1.5}},
+            "placement.channels.weight: Input should be a valid integer, got 1.5",
+        ),
+        ({"kv_page_bytes": 0}, "placement.kv_page_bytes: Input should be greater than 0, got 0"),
+        ({"channel": 3}, "unknown key 'placement.channel' (did you mean 'channels'?)"),
+        ([1], "placement: Input should be an object, got [1]"),
+    ],
+)
+def test_a_placement_in_a_file_is_refused_by_the_names_in_the_file(stated: object, line: str) -> None:
+    content = {"workload": "w.yaml", "device": "u280", "placement": stated}
+    with pytest.raises(ValidationError) as error:
+        DesignFile.model_validate_json(json.dumps(content), strict=True)
+    assert problem_line(DesignFile, error.value).startswith(line)
+
+
+def test_channels_beyond_any_memory_are_refused_before_they_are_listed() -> None:
+    with pytest.raises(InputError, match="may span 4096 channels at most, got '0-999999'"):
+        placement_of(PlacementFields(channels={"weight": "0-999999"}), 32)

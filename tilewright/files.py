@@ -204,7 +204,7 @@ def problem_line(model: type[BaseModel], error: ValidationError) -> str:
     # An unknown key is the likeliest cause of whatever else is wrong, so it goes first.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    place = _place(problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = sorted(_fields_at(model, problem["loc"][:-1]))
         word = str(problem["loc"][-1])
@@ -212,6 +212,15 @@ def problem_line(model: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{place} is missing"
     return f"{place}: {problem['msg']}, got {_short(problem['input'])}"
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """The path of a field, without what pydantic adds of its own: which alternative of a type it tried."""
+    models = {one.__name__ for one in (*_Model.__subclasses__(), *_File.__subclasses__())}
+    parts = [str(part) for part in location if part not in models]
+    while len(parts) > 1 and (parts[-1] in ("int", "float", "bool", "str") or parts[-1].startswith("list[")):
+        parts.pop()
+    return ".".join(part for part in parts if not part.startswith("list["))
 
 
 def _short(value: object) -> str:

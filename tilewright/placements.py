@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tilewright.files import PlacementFields
 
 _SPAN = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
+_MOST_CHANNELS = 4096  # more than any memory has
 
 
 def placement_of(stated: "PlacementFields | str", n_channels: int) -> Placement | None:
@@ -33,7 +34,11 @@ def _channels(what: str, words: int | str | list[int | str]) -> tuple[int, ...]:
         if match is None:
             raise InputError(f"placement.channels.{what}: must be a channel or first-last, got {word!r}")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first > 4096:
+        if last < first:
             raise InputError(f"placement.channels.{what}: first-last must ascend, got {word!r}")
+        if last - first >= _MOST_CHANNELS:
+            raise InputError(
+                f"placement.channels.{what}: may span {_MOST_CHANNELS} channels at most, got {word!r}"
+            )
         found += range(first, last + 1)
     return tuple(found)
