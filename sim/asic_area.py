@@ -125,7 +125,7 @@ def component_mm2(component: Component, node_nm: int, table: str) -> tuple[Break
     if isinstance(component, VectorUnit):
         return _vector(component, node_nm, scale, flip_flop)
     if isinstance(component, BufferMemory):
-        return _memory(component, node_nm, flip_flop, cell)
+        return _memory(component, node_nm, flip_flop)
     if isinstance(component, Fifo):
         area = component.depth * component.width_bits * flip_flop
         return Breakdown(name, area), area
@@ -166,13 +166,12 @@ def _vector(unit: VectorUnit, node_nm: int, scale: float, flip_flop: float) -> t
     return Breakdown.of(unit.name, parts), lanes + registers
 
 
-def _memory(memory: BufferMemory, node_nm: int, flip_flop: float, cell: float) -> tuple[Breakdown, float]:
-    """Macros, and the columns of ports that are wider than those of the macros' figures."""
+def _memory(memory: BufferMemory, node_nm: int, flip_flop: float) -> tuple[Breakdown, float]:
+    """A bank with a wide port is several macros of SRAM_PORT_BITS beside each other."""
     if memory.kind == "sram":
-        macros = sram_mm2(memory.capacity_bytes, memory.banks, node_nm, ports=memory.ports)
-        beyond_bits = max(0, memory.ports * memory.port_bits - SRAM_PORT_BITS) * memory.banks
-        columns = beyond_bits * points("sram_port_cells")[0][1] * cell
-        return Breakdown(memory.name, macros + columns), 0.0
+        macros = memory.banks * max(1, memory.port_bits // SRAM_PORT_BITS)
+        area = sram_mm2(memory.capacity_bytes, macros, node_nm, ports=memory.ports)
+        return Breakdown(memory.name, area), 0.0
     if memory.kind == "register":
         area = memory.capacity_bytes * 8 * flip_flop
         return Breakdown(memory.name, area), area

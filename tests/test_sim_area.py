@@ -153,11 +153,12 @@ def test_memory_of_the_other_device_class_is_refused(device: str, kind: MemoryKi
 def test_ports_grow_cells_on_an_asic_and_are_copies_on_an_fpga() -> None:
     one = _memory("sram", 128 * 1024, 4, 64)
     areas = [component_mm2(replace(one, ports=ports), 7, "synthesis")[0].value for ports in (1, 2, 3)]
-    # two ports: cells of 1.41 x 1.41, and 64 more columns in each of 4 banks
-    assert areas[1] / areas[0] == pytest.approx(1.41**2, rel=0.02)
+    assert areas[1] / areas[0] == pytest.approx(1.41**2)  # two ports: cells of 1.41 x 1.41
     assert areas[2] > areas[1]
     wide = component_mm2(replace(one, port_bits=512), 7, "synthesis")[0].value
-    assert areas[0] < wide < 1.5 * areas[0]
+    # 512 bits are eight macros of 64 in every bank: 4 KiB each instead of 32
+    assert wide == pytest.approx(sram_mm2(128 * 1024, 32, 7))
+    assert wide > areas[0]
     blocks = [
         memory_resources(replace(_memory("bram", 4096, 1, 32), ports=n)).bram36 for n in (1, 2, 3, 4, 5)
     ]
