@@ -75,9 +75,10 @@ class Case:
 
 def cases() -> Mapping[str, Case]:
     """All cases by name."""
-    from tilewright.cases import allo_gpt2, dfx, flat, fusemax
+    from tilewright.cases import allo_gpt2, dfx, flat, fusemax, intar
 
-    return {case.name: case for case in (allo_gpt2.CASE, dfx.CASE, flat.CASE, fusemax.CASE)}
+    found = (allo_gpt2.CASE, dfx.CASE, flat.CASE, fusemax.CASE, intar.CASE)
+    return {case.name: case for case in found}
 
 
 def case_named(name: str) -> Case:
