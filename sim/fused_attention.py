@@ -38,7 +38,6 @@ _BITS = {"int8": (8, 32), "fp16": (16, 16)}  # operands, sums
 _BURST_BYTES = 1024
 _MAX_OUTSTANDING = 64
 _PORT_BITS = 128
-_FREE = 1 << 20  # times the width of a port that is never a limit
 # What a PE does in one cycle, a dedicated exponential and a pipelined divider among it.
 _ONE_CYCLE = ("max", "add", "sub", "sum", "mac", "div", "exp", "sub_exp")
 
@@ -94,7 +93,7 @@ class FusedAttention:
         bits, sum_bits = _BITS[str(chosen["precision"])]
         rows, cols, lanes = int(chosen["rows"]), int(chosen["cols"]), int(chosen["vector_lanes"])
         clock_mhz = float(chosen["clock_mhz"])
-        banks, ports = int(chosen["banks"]), _FREE if chosen["ports"] == "free" else 1
+        banks = int(chosen["banks"])
         n_dma, width = int(chosen["dma_channels"]), int(chosen["dma_bytes_per_cycle"])
         named = dict.fromkeys(_ONE_CYCLE, 1)
         cycles = tuple((dict(CYCLES_PER_EVALUATION) | named).items())
@@ -106,8 +105,8 @@ class FusedAttention:
                         discipline="multicast"),
             VectorUnit("vector", lanes, 16, cycles, 0),
             VectorUnit(WAVE, 1, 16, (), rows),
-            BufferMemory("buffer", int(chosen["buffer_kib"]) * 1024, banks, _PORT_BITS * ports, kind),  # type: ignore[arg-type]
-            BufferMemory(STAGING, 8 * cols * bits // 8, 1, cols * bits * ports, "register"),
+            BufferMemory("buffer", int(chosen["buffer_kib"]) * 1024, banks, _PORT_BITS, kind),  # type: ignore[arg-type]
+            BufferMemory(STAGING, 8 * cols * bits // 8, 1, cols * bits, "register"),
             BufferMemory(PES, 2 * rows * cols * bits // 8, 1, rows * cols * bits, "register"),
             BufferMemory(STREAM, 2 * (rows + cols) * bits, 1, (rows + cols) * bits, "register"),
             Dma("dma_in", n_dma, width, _BURST_BYTES, _MAX_OUTSTANDING, 0),
@@ -157,7 +156,8 @@ def grid_of(architecture: Architecture) -> Grid:
     assert isinstance(array, MatrixArray)
     assert isinstance(vector, VectorUnit)
     assert isinstance(buffer, BufferMemory)
-    return Grid(array.rows, array.cols, vector.lanes, buffer.capacity_bytes)
+    free = dict(architecture.parameters)["ports"] == "free"
+    return Grid(array.rows, array.cols, vector.lanes, buffer.capacity_bytes, free)
 
 
 def flat_choice(chosen: Mapping[str, Value]) -> FlatChoice:

@@ -91,7 +91,7 @@ class _CascadeEmitter:
         self._schedule = schedule
         self._shape = schedule.shape
         self._loops = schedule.loops
-        self._emit = AttentionEmitter(schedule.shape, _PIECE_BYTES)
+        self._emit = AttentionEmitter(schedule.shape, _PIECE_BYTES, schedule.grid.free_lanes)
         self._block, self._queries, self._keys = (
             self._loops[1].tile,
             self._loops[3].tile,

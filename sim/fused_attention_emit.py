@@ -35,7 +35,9 @@ Tile = tuple[tuple[str, int], ...]
 class AttentionEmitter:
     """Builds the stages of one attention; tensors go by Q, K, QK, A, V and AV, ranks by p, m, e and f."""
 
-    def __init__(self, shape: AttentionShape, piece_bytes: int) -> None:
+    def __init__(self, shape: AttentionShape, piece_bytes: int, free_lanes: int = 0) -> None:
+        """`free_lanes`: as many lanes whose time the memory's ports never set; 0 counts the ports."""
+        self._free_lanes = free_lanes
         self.shape = shape
         self.bits = shape.element_bits
         self._piece_elements = max(1, piece_bytes * 8 // shape.element_bits)
@@ -116,6 +118,12 @@ class AttentionEmitter:
         reads: tuple[Port, ...], writes: tuple[Port, ...], cycles: float | None = None,
     ) -> None:  # fmt: skip
         """Functions on the lanes, or on the array with `cycles` stated."""
+        if cycles is None and self._free_lanes and slot == "vector":
+            sizes = dict(tile)
+            points = [prod(sizes[rank] for rank in one.ranks or sizes) for one in works]
+            cycles = float(
+                sum(-(-n // self._free_lanes) * one.evaluations for n, one in zip(points, works, strict=True))
+            )
         leaf = Compute(Unit.VECTOR, self.shape.operators, tile, functions=works, cycles=cycles)
         self._nests.append(Nest(name, slot, loops, leaf, reads, writes))
 

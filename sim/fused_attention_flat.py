@@ -85,6 +85,12 @@ class Grid:
     cols: int
     lanes: int
     buffer_bytes: int
+    free_ports: bool = False  # memory ports are never a limit: lanes take their own cycles alone
+
+    @property
+    def free_lanes(self) -> int:
+        """The lanes where they alone set the time, else 0."""
+        return self.lanes if self.free_ports else 0
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ class _FlatEmitter:
         self._choice = schedule.choice
         self._shape = shape = schedule.shape
         side = schedule.grid.rows * max(schedule.grid.cols, shape.key_width)
-        self._emit = AttentionEmitter(shape, side * shape.element_bits // 8)
+        self._emit = AttentionEmitter(shape, side * shape.element_bits // 8, schedule.grid.free_lanes)
         score, mix = schedule.passes("score"), schedule.passes("mix")
         rows_first = score.loops[0].rank == mix.loops[0].rank == "p"
         # Rows of scores go on as soon as they are whole; with keys outside queries that is the whole tile.

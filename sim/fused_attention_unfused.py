@@ -38,7 +38,7 @@ class _UnfusedEmitter:
     def __init__(self, schedule: UnfusedSchedule) -> None:
         self._schedule = schedule
         self._shape = schedule.shape
-        self._emit = AttentionEmitter(schedule.shape, _PIECE_BYTES)
+        self._emit = AttentionEmitter(schedule.shape, _PIECE_BYTES, schedule.grid.free_lanes)
 
     def program(self, name: str) -> Program:
         for part in ("scores", "softmax", "mix"):
