@@ -82,12 +82,29 @@ def test_lokr_makes_its_update_in_full(tmp_path: Path) -> None:
     assert _extra(tmp_path, **lokr) == 2 * _LAYERS * (16 * 2 * 8 + _TOKENS * 64 * 192)
 
 
-def test_boft_rotates_the_weight_in_the_reference_and_the_input_in_hardware(tmp_path: Path) -> None:
+def test_boft_turns_the_input_by_a_full_matrix_in_the_reference_and_by_blocks_in_hardware(
+    tmp_path: Path,
+) -> None:
     boft = {"peft_type": "BOFT", "boft_block_size": 8}
-    made = 2 * 64**3 + 64 * 64 * 192 + _TOKENS * 64 * 192
+    made = 3 * 64**3 + _TOKENS * 64 * 64
     assert _extra(tmp_path, **boft) == 2 * _LAYERS * made
     assert _extra(tmp_path, "hardware", **boft) == 2 * _LAYERS * _TOKENS * 64 * 8
     assert _count(tmp_path, **boft).params_trainable == _LAYERS * (64 * 8 + 192)
+
+
+def test_a_training_step_of_boft_multiplies_once_more_in_the_gradient_of_its_solver(tmp_path: Path) -> None:
+    file = tmp_path / "adapter_config.json"
+    fields = {
+        "peft_type": "BOFT", "boft_block_size": 0, "boft_block_num": 4, "target_modules": ["c_attn"],
+    }  # fmt: skip
+    file.write_text(json.dumps(fields))
+    terms: dict[str, Any] = {"phase": "train", "seq": _TOKENS, "lowering": "reference"}
+    ops = count(load_workload("tiny-gpt2", adapter=file, **terms)).ops
+    macs = sum(op.repeat * op.macs for op in ops if "_boft" in op.name)
+    matrix, turned = 64**3, _TOKENS * 64 * 64
+    solver = 4 * 16**3
+    # the gradient of the input is not needed below the first layer
+    assert macs == 2 * (3 * matrix + turned + 3 * matrix + turned + solver) + turned
 
 
 def test_blocks_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:

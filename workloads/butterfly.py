@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import AdapterError, Change
-from tilewright.workloads.builder import LayerBuilder, Linear, block_index, flat_index, word
+from tilewright.workloads.builder import LayerBuilder, Linear, block_index, flat_index
+from tilewright.workloads.tuners import note_recomputed
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Butterfly(Change):
 
     Where `block` is 0 there are `n_blocks` of them.
 
-    The reference makes R in full at each call, rotates W by it and multiplies once more; hardware rotates x.
+    The reference makes R in full at each call and multiplies x by it; hardware turns x block by block.
     """
 
     block: int
@@ -23,7 +24,7 @@ class Butterfly(Change):
 
     def before(self, builder: LayerBuilder, linear: Linear) -> Linear:
         if builder.run.lowering == "reference":
-            return linear
+            return self._rotated_input(builder, linear)
         name = linear.name
         blocks, source = self._blocks(builder, linear), linear.input
         last = linear.inner[-1]
@@ -51,8 +52,6 @@ class Butterfly(Change):
 
     def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
         name, path = linear.name, builder.full_path(linear.module)
-        if builder.run.lowering == "reference":
-            output = self._with_rotated_weight(builder, linear)
         scale = builder.adapter_weight(f"{name}_boft_s", linear.output, f"{path}.boft_s")
         terms = (builder.access(output), builder.access(scale))
         return builder.pointwise(f"{name}_boft_scale", f"{name}_adapted", terms, "mul", group="adapter")
@@ -72,15 +71,18 @@ class Butterfly(Change):
         block = self._block(builder, linear)
         sizes = {"n": self.n_factors, "o": width // block, "p": block, "c": block}
         ranks = tuple(builder.rank(f"boft_{key}_{name}", size) for key, size in sizes.items())
-        return builder.adapter_weight(f"{name}_boft_r", ranks, f"{path}.boft_R")
+        blocks = builder.adapter_weight(f"{name}_boft_r", ranks, f"{path}.boft_R")
+        if builder.run.phase == "train" and builder.run.lowering == "reference":
+            self._solve_again(builder, linear, blocks)
+        return blocks
 
-    def _with_rotated_weight(self, builder: LayerBuilder, linear: Linear) -> str:
-        """(W R) x as the library runs it: two batched products per factor, one of W, one of x."""
+    def _rotated_input(self, builder: LayerBuilder, linear: Linear) -> Linear:
+        """R x as the library runs it: R made in full by two batched products per factor, times an identity."""
         name, path, width = linear.name, builder.full_path(linear.module), builder.size(linear.inner)
         blocks = self._blocks(builder, linear)
         builder.note_buffer(f"{path}.boft_P", self.n_factors * width * width)
         n = f"boft_n_{name}"
-        w, x, y, z = (builder.rank(f"boft_{key}_{name}", width) for key in "wxyz")
+        v, w, x, y, z = (builder.rank(f"boft_{key}_{name}", width) for key in "vwxyz")
         permute = builder.input(f"{name}_boft_p", (n, w, x), Role.ADAPTER)
         source = (Access(blocks, (Index.of(n), Index(), Index(), Index())),)
         diagonal = builder.pointwise(
@@ -95,14 +97,25 @@ class Butterfly(Change):
             f"{name}_boft_left", f"{name}_boft_twice", (n, w, y), factors, linear.bmm_group
         )
         rotation = self._chained(builder, name, rotation)
-        weight = builder.access(word(f"{linear.module}.weight"))
-        row = Access(rotation, (Index(), Index.of(w), flat_index(builder, linear.inner)))
-        rotated = builder.contraction(
-            f"{name}_boft_rotate", f"{name}_boft_weight", (w, *linear.output), (row, weight), "adapter"
+        identity = builder.input(f"{name}_boft_identity", (y, v), Role.ACTIVATION)
+        factors = (Access(rotation, (Index(), Index.of(w), Index.of(y))), builder.access(identity))
+        rotation = builder.contraction(
+            f"{name}_boft_whole", f"{name}_boft_r_whole", (w, v), factors, "adapter"
         )
-        read = Access(rotated, (flat_index(builder, linear.inner), *map(Index.of, linear.output)))
-        ranks = (*linear.kept, *linear.output)
-        return builder.contraction(f"{name}_boft", f"{name}_boft_out", ranks, (linear.input, read), "adapter")
+        row = Access(rotation, (flat_index(builder, linear.inner), Index.of(v)))
+        rotated = builder.contraction(
+            f"{name}_boft", f"{name}_boft_x", (*linear.kept, v), (linear.input, row), "adapter"
+        )
+        read = Access(rotated, (*map(Index.of, linear.kept), flat_index(builder, linear.inner)))
+        return replace(linear, input=read)
+
+    def _solve_again(self, builder: LayerBuilder, linear: Linear, blocks: str) -> None:
+        """The product of a block's size that the gradient of the solver behind each block takes."""
+        name = linear.name
+        n, o, p, c = builder.ranks_of(blocks)
+        inner = builder.rank(f"boft_m_{name}", builder.size((c,)))
+        factors = (Access.of(blocks, n, o, p, inner), Access.of(blocks, n, o, inner, c))
+        note_recomputed(builder, f"{name}_boft_solve_again", (n, o, p, c), factors, linear.bmm_group)
 
     def _chained(self, builder: LayerBuilder, name: str, rotation: str) -> str:
         """The product of all factors, one after the other."""
