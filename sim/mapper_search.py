@@ -16,6 +16,7 @@ from tilewright.sim.mapper_search_kernel import (
     may_defer,
     options_of,
     outer_level,
+    place,
     settle,
     table_end,
     table_of,
@@ -38,6 +39,8 @@ from tilewright.sim.mapspace_problem import Operand
 _ROOM = 1 << 12
 #: Candidates of one stage above which a search is refused rather than left to fill the memory.
 _MOST_ROWS = 1 << 24
+#: A row of a table that stands for no mapping, while tables are put together; above both 0 and 1.
+_NO_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,9 @@ class Search:
             if len(rows):
                 order.append((rows[0, 0], rows[0, 1], len(order), choice, rows[0].copy()))
         order.sort(key=lambda one: one[:3])
-        for *_, choice, row in order[:1]:
-            self._dive(choice, state, row)
+        for first, second, _, choice, row in order:
+            if not worse(np.array([first, second]), self.found.cost):
+                self._dive(choice, state, row)
         for first, second, _, choice, _ in order:
             if not worse(np.array([first, second]), self.found.cost):
                 self._descend(choice, state, 1, ())
@@ -201,12 +205,44 @@ class Search:
             return
         rows = self._refined(choice, state, stage, self._stage(choice, state, stage, found.cost))
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        if stage + 1 == self.last and not self.space.summed:
+            for alike in _alike(rows):
+                self._descend_alike(choice, state, stage, trail, alike)
+            return
         for i, row in enumerate(rows):
             if worse(row[:2], found.cost):
                 found.tally[PRUNED] += len(rows) - i
                 return
             settle(self.space, state, stage, row)
             self._descend(choice, state, stage + 1, (*trail, row))
+
+    def _descend_alike(
+        self, choice: Choice, state: State, stage: int, trail: tuple[FloatArray, ...], rows: FloatArray
+    ) -> None:
+        """Descend into rows that differ in tiles only, all at once where their common bound rules them out.
+
+        That bound gives every rank the least facts that any of its tiles in `rows` has; where it does not
+        suffice, the rank with the most tiles is halved.
+        """
+        found = self.found
+        if worse(rows[0, :2], found.cost):
+            found.tally[PRUNED] += len(rows)
+            return
+        settle(self.space, state, stage, rows[0])
+        if len(rows) == 1:
+            self._descend(choice, state, stage + 1, (*trail, rows[0]))
+            return
+        tables = self._tables.of_rows(choice, state, stage, self.last, self._fixed, rows)
+        cost = found.cost.copy()
+        self._expanded(choice, state, stage + 1, cost, tables, np.zeros(3, np.int64), self._rows[:1])
+        if np.array_equal(cost, found.cost):
+            found.tally[PRUNED] += len(rows)
+            return
+        n_tiles = [np.unique(column) for column in rows[:, HEAD:].T]
+        widest = max(range(len(n_tiles)), key=lambda r: n_tiles[r].size)
+        large = rows[:, HEAD + widest] >= n_tiles[widest][n_tiles[widest].size // 2]
+        for half in (rows[large], rows[~large]):
+            self._descend_alike(choice, state, stage, trail, half)
 
     def _refined(self, choice: Choice, state: State, stage: int, rows: FloatArray) -> FloatArray:
         """The rows with bounds that know how often bypassing tensors must at least be served from outside."""
@@ -229,16 +265,10 @@ class Search:
         self, choice: Choice, state: State, stage: int, best: FloatArray, top: bool = False
     ) -> FloatArray:
         """The rows of one stage."""
-        inner = np.array([
-            self._inner_pj(choice, stage, False), self._inner_pj(choice, stage, True), self.least_cycles
-        ])  # fmt: skip
-        starts, options, n_options = self._tables.of_stage(choice, state, stage, self.last, self._fixed)
+        tables = self._tables.of_stage(choice, state, stage, self.last, self._fixed)
         while True:
             rows = self._rows[:1] if top or stage == self.last else self._rows
-            n = expand(
-                self.space, choice, state, stage, self.last, starts, options, n_options, self._tables.facts,
-                self._tables.loops, 0.0, inner, self.goal, best, self.found.tally, rows,
-            )  # fmt: skip
+            n = self._expanded(choice, state, stage, best, tables, self.found.tally, rows)
             if n >= 0:
                 return rows[:n].copy()
             if 4 * len(self._rows) > _MOST_ROWS:
@@ -246,6 +276,20 @@ class Search:
                     f"mapper: more than {_MOST_ROWS} candidates of level {stage} stay open; ask for divisors"
                 )
             self._rows = np.empty((4 * len(self._rows), self._rows.shape[1]))
+
+    def _expanded(
+        self, choice: Choice, state: State, stage: int, best: FloatArray,
+        tables: tuple[IntArray, IntArray, IntArray], tally: IntArray, rows: FloatArray,
+    ) -> int:  # fmt: skip
+        """`expand` with the bounds of what lies inside `stage`."""
+        inner = np.array([
+            self._inner_pj(choice, stage, False), self._inner_pj(choice, stage, True), self.least_cycles
+        ])  # fmt: skip
+        starts, options, n_options = tables
+        return expand(
+            self.space, choice, state, stage, self.last, starts, options, n_options, self._tables.facts,
+            self._tables.loops, 0.0, inner, self.goal, best, tally, rows,
+        )  # fmt: skip
 
     def _inner_pj(self, choice: Choice, level: int, charged: bool, floor: FloatArray | None = None) -> float:
         """What level `level` serves and all inside it cost at least; see `inner_space`.
@@ -270,6 +314,15 @@ class Search:
         return self._inner[key]
 
 
+def _alike(rows: FloatArray) -> list[FloatArray]:
+    """Rows by equal bound, spread, order and ranks whose tile is left to the next level; the order is kept."""
+    found: dict[tuple[object, ...], list[FloatArray]] = {}
+    for row in rows:
+        key = (f"{row[0]:.9e}", row[2], row[3], (row[HEAD:] == 0).tobytes())
+        found.setdefault(key, []).append(row)
+    return [np.array(group) for group in found.values()]
+
+
 class Tables:
     """Facts of ranks by tile and positions, derived once for each chain of tiles outside them."""
 
@@ -286,36 +339,105 @@ class Tables:
         self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray
     ) -> tuple[IntArray, IntArray, IntArray]:
         """(first row of each rank, its tiles (R, n), how many)."""
-        n_ranks = self.space.sizes.size
-        starts, n_options = np.zeros(n_ranks, np.int64), np.zeros(n_ranks, np.int64)
-        options = np.zeros((n_ranks, self._most), np.int64)
-        for r in range(n_ranks):
-            deferred = may_defer(self.space, choice, r, stage, last)
+        return self._packed([
+            self._of_rank(choice, state, stage, last, fixed, r) for r in range(self.space.sizes.size)
+        ])  # fmt: skip
+
+    def of_rows(
+        self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray, rows: FloatArray
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """As `of_stage`, of the stage after `stage`: the least facts over all tiles that `rows` give to `stage`.
+
+        `rows` agree in all but tiles; the first of them is settled.
+        """
+        parts: list[tuple[int, IntArray]] = []
+        for r in range(self.space.sizes.size):
+            tiles = np.unique(rows[:, HEAD + r]).astype(np.int64)
+            if tiles.size == 1:
+                parts.append(self._of_rank(choice, state, stage + 1, last, fixed, r))
+                continue
             key = (
+                "least",
                 stage,
                 r,
-                deferred,
                 fixed[r],
+                tiles.tobytes(),
                 state.kap[:stage, r].tobytes(),
-                state.spread[: stage - 1, r].tobytes(),
+                state.spread[:stage, r].tobytes(),
             )
             if key not in self._known:
-                self._known[key] = self._fill(state, stage, r, deferred, int(fixed[r]))
-            starts[r], of_rank = self._known[key]
+                positions, members = int(state.spread[stage - 1, r]), []
+                for tile in tiles:
+                    place(self.space, state, r, stage, int(tile), positions)
+                    members.append(self._of_rank(choice, state, stage + 1, last, fixed, r))
+                place(self.space, state, r, stage, int(rows[0, HEAD + r]), positions)
+                self._known[key] = self._least(members, table_end(self.space, stage + 1, r))
+            parts.append(self._known[key])
+        return self._packed(parts)
+
+    def _packed(self, parts: list[tuple[int, IntArray]]) -> tuple[IntArray, IntArray, IntArray]:
+        starts, n_options = np.zeros(len(parts), np.int64), np.zeros(len(parts), np.int64)
+        options = np.zeros((len(parts), self._most), np.int64)
+        for r, (start, of_rank) in enumerate(parts):
+            starts[r], n_options[r] = start, of_rank.size
             options[r, : of_rank.size] = of_rank
-            n_options[r] = of_rank.size
         return starts, options, n_options
+
+    def _of_rank(
+        self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray, r: int
+    ) -> tuple[int, IntArray]:
+        """(first row, tiles) of one rank."""
+        deferred = may_defer(self.space, choice, r, stage, last)
+        key = (
+            stage,
+            r,
+            deferred,
+            fixed[r],
+            state.kap[:stage, r].tobytes(),
+            state.spread[: stage - 1, r].tobytes(),
+        )
+        if key not in self._known:
+            self._known[key] = self._fill(state, stage, r, deferred, int(fixed[r]))
+        return self._known[key]
+
+    def _least(self, members: list[tuple[int, IntArray]], end: int) -> tuple[int, IntArray]:
+        """A table with the least facts of several, laid out as `table_of` does."""
+        union = np.unique(np.concatenate([of_rank for _, of_rank in members]))
+        height, width = 2 * end + 1, self.facts.shape[1]
+        facts = np.full((union.size, height, width), np.inf)
+        loops = np.full((union.size, height), _NO_ROW)
+        for start, of_rank in members:
+            at, rows = np.searchsorted(union, of_rank), slice(start, start + of_rank.size * height)
+            own = self.loops[rows].reshape(-1, height)[:, :end]
+            valid = own >= 0
+            own_facts = np.where(
+                valid[:, :, None], self.facts[rows].reshape(-1, height, width)[:, :end], np.inf
+            )
+            facts[at, :end] = np.minimum(facts[at, :end], own_facts)
+            loops[at, :end] = np.minimum(loops[at, :end], np.where(valid, own, _NO_ROW))
+        facts[:, end : 2 * end] = np.minimum.accumulate(facts[:, :end], axis=1)
+        loops[:, end : 2 * end] = np.minimum.accumulate(loops[:, :end], axis=1)
+        facts[:, 2 * end] = np.minimum.accumulate(facts[:, 2 * end - 1], axis=0)
+        loops[:, 2 * end] = np.minimum.accumulate(loops[:, 2 * end - 1], axis=0)
+        loops[loops == _NO_ROW] = -1
+        start = self._claimed(union.size * height)
+        self.facts[start : self._end] = facts.reshape(-1, width)
+        self.loops[start : self._end] = loops.reshape(-1)
+        return start, union
+
+    def _claimed(self, n_rows: int) -> int:
+        """The first of `n_rows` new rows."""
+        while self._end + n_rows > len(self.facts):
+            self.facts = np.concatenate([self.facts, np.empty_like(self.facts)])
+            self.loops = np.concatenate([self.loops, np.empty_like(self.loops)])
+        self._end += n_rows
+        return self._end - n_rows
 
     def _fill(self, state: State, stage: int, r: int, deferred: bool, fixed: int) -> tuple[int, IntArray]:
         of_rank = np.zeros(self._most, np.int64)
         n = options_of(self.space, state, stage, r, deferred, fixed, of_rank)
-        n_rows = n * (2 * table_end(self.space, stage, r) + 1)
-        while self._end + n_rows > len(self.facts):
-            self.facts = np.concatenate([self.facts, np.empty_like(self.facts)])
-            self.loops = np.concatenate([self.loops, np.empty_like(self.loops)])
-        start = self._end
+        start = self._claimed(n * (2 * table_end(self.space, stage, r) + 1))
         table_of(self.space, state, stage, r, of_rank[:n], self.facts[start:], self.loops[start:])
-        self._end += n_rows
         return start, of_rank[:n].copy()
 
 
