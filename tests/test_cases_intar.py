@@ -114,6 +114,12 @@ def test_cores_that_change_roles_beat_fixed_designs(result: CaseResult) -> None:
     assert claims["speedup_vs_sequential"].holds
 
 
+def test_our_stages_are_at_least_as_good_as_the_stated_ones(result: CaseResult) -> None:
+    speedup = {one["id"]: one["speedup"] for one in result.alternatives}
+    assert set(speedup) == {"mlp", "cnn4l", "self_attention"}
+    assert min(speedup.values()) >= 1
+
+
 def test_the_figure_is_written(result: CaseResult, tmp_path: Path) -> None:
     case_named("intar").draw(result, tmp_path / "intar")
     assert {file.name for file in tmp_path.iterdir()} == {"intar.png", "intar.svg"}
