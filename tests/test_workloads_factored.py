@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tilewright.dataflow.errors import InputError
 from tilewright.workloads.count import count
 from tilewright.workloads.workload import load_workload
 
@@ -44,9 +45,47 @@ def test_hra_reflects_the_input_by_one_pair_of_products(tmp_path: Path) -> None:
     assert _extra(tmp_path, "reference", **hra) == 2 * _LAYERS * (chain + 64**3 + 64 * 64 * 192)
 
 
+def test_waveft_transforms_a_whole_weight_in_the_reference_and_two_rows_in_hardware(tmp_path: Path) -> None:
+    wave = {"peft_type": "WAVEFT", "n_frequency": 50}
+    # a weight's position takes one coefficient of each of the four bands
+    assert _extra(tmp_path, "reference", **wave) == 2 * _LAYERS * (4 * 64 * 192 + _TOKENS * 64 * 192)
+    assert _extra(tmp_path, "hardware", **wave) == 0
+    file = tmp_path / "adapter_config.json"
+    graph = load_workload("tiny-gpt2", adapter=file, seq=_TOKENS).network[1].graph
+    sizes = {name: graph.n_elements(f"attn_c_attn_wave_{name}") for name in ("x", "scaled", "y")}
+    assert sizes == {"x": _TOKENS * 64, "scaled": _TOKENS * 50, "y": _TOKENS * 192}
+
+
+@pytest.mark.parametrize(("family", "n_taps"), [("db1", 2), ("db3", 6), ("sym4", 8), ("coif2", 12)])
+def test_longer_wavelets_take_more_coefficients_than_there_are_positions(
+    tmp_path: Path, family: str, n_taps: int
+) -> None:
+    wave = {"peft_type": "WAVEFT", "n_frequency": 50, "wavelet_family": family}
+    n_coefficients = (64 + n_taps - 2) * (192 + n_taps - 2)
+    made = n_taps**2 * n_coefficients + _TOKENS * 64 * 192
+    assert _extra(tmp_path, "reference", **wave) == 2 * _LAYERS * made
+
+
+def test_waveft_without_a_transform_makes_no_sum(tmp_path: Path) -> None:
+    wave = {"peft_type": "WAVEFT", "n_frequency": 50, "use_idwt": False}
+    assert _extra(tmp_path, "reference", **wave) == 2 * _LAYERS * _TOKENS * 64 * 192
+    with pytest.raises(InputError, match="n_frequency 12289 exceeds the 12288 entries of .*c_attn"):
+        _extra(tmp_path, "reference", **wave | {"n_frequency": 64 * 192 + 1})
+
+
+def test_the_gradient_of_a_wavelet_update_takes_its_sum_once_more(tmp_path: Path) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "WAVEFT", "n_frequency": 50, "target_modules": ["c_attn"]}))
+    counts = count(load_workload("tiny-gpt2", adapter=file, phase="train", seq=4, lowering="reference"))
+    assert counts.flops_conv == 2 * 2 * _LAYERS * 4 * 64 * 192
+    assert counts.params_trainable == _LAYERS * 50
+
+
 @pytest.mark.parametrize(
     "fields",
     [
+        {"peft_type": "WAVEFT", "n_frequency": 20},
+        {"peft_type": "WAVEFT", "n_frequency": 20, "use_idwt": False},
         {"peft_type": "LOKR", "r": 2}, {"peft_type": "LOHA", "r": 3}, {"peft_type": "HRA", "r": 4},
         {"peft_type": "LOKR", "r": 2, "decompose_both": True, "decompose_factor": 4},
         {"peft_type": "VBLORA", "r": 2, "num_vectors": 8, "vector_length": 16},

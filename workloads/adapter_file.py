@@ -272,7 +272,18 @@ class GloraFile(TunerFile):
 
 
 class WaveFile(TunerFile):
+    """WaveFT; of the wavelets those with filters whose length the library pads for."""
+
     n_frequency: Annotated[int, Field(gt=0, le=2**30)] = 2592
     n_frequency_pattern: dict[str, Annotated[int, Field(gt=0, le=2**30)]] | None = None
     proportional_parameters: Literal[False] = False
+    wavelet_family: Annotated[str, Field(pattern="^(db([1-9]|10)|sym([2-9]|10)|coif[1-4])$")] = "db1"
+    use_idwt: bool = True
     bias: TunerBias = "none"
+
+    @property
+    def n_taps(self) -> int:
+        """Taps of a filter: 2 for each vanishing moment, of a coiflet 6; 0 without a transform."""
+        family = self.wavelet_family
+        number = int(family.lstrip("dbsymcoif"))
+        return 0 if not self.use_idwt else 6 * number if family.startswith("coif") else 2 * number

@@ -64,7 +64,8 @@ from tilewright.workloads.tuners import (
     Spectrum,
     Vera,
 )
-from tilewright.workloads.weight_updates import BlockAffine, GeneralUpdate, HadamardProduct, Wavelets
+from tilewright.workloads.wavelets import Wavelets
+from tilewright.workloads.weight_updates import BlockAffine, GeneralUpdate, HadamardProduct
 
 F = TypeVar("F", bound=AdapterFile)
 
@@ -321,6 +322,10 @@ def _transformed(file: FourierFile | WaveFile, site: Site, change: Callable[[int
     )  # fmt: skip
 
 
+def _waveft(file: WaveFile, site: Site) -> TunerPlan:
+    return _transformed(file, site, lambda n_entries: Wavelets(n_entries, file.n_taps))
+
+
 def _glora(file: GloraFile, site: Site) -> TunerPlan:
     site.check_rank(file.r)
     return _tuner(file, site, _always(GeneralUpdate(file.r)), trained=_trained(file, file.bias))
@@ -384,7 +389,7 @@ METHODS: Mapping[str, AdapterMethod[Any]] = {
     "HIRA": AdapterMethod(HiraFile, _hira),
     "GLORA": AdapterMethod(GloraFile, _glora),
     "FOURIERFT": AdapterMethod(FourierFile, lambda file, site: _transformed(file, site, Spectrum)),
-    "WAVEFT": AdapterMethod(WaveFile, lambda file, site: _transformed(file, site, Wavelets)),
+    "WAVEFT": AdapterMethod(WaveFile, _waveft),
     "ROAD": AdapterMethod(RoadFile, _road),
     "OFT": AdapterMethod(OftFile, _oft),
     "MISS": AdapterMethod(MissFile, _miss),

@@ -1,9 +1,8 @@
-"""Methods that make a module's weight anew from the stored one at each call: HiRA, GLoRA, Bat; and WaveFT."""
+"""Methods that make a module's weight anew from the stored one at each call: HiRA, GLoRA, Bat."""
 
 from dataclasses import dataclass, replace
 
-from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
-from tilewright.dataflow.tensor import Role
+from tilewright.dataflow.operator import Access, Index, IndexTerm
 from tilewright.workloads.adapter_plan import AdapterError, Change
 from tilewright.workloads.builder import LayerBuilder, Linear, block_index, word
 
@@ -118,24 +117,6 @@ class BlockAffine(Change):
         terms = (builder.access(weight), builder.access(turned), added)
         made = builder.pointwise(f"{name}_bat_sum", f"{name}_bat_weight", terms, "add", group="adapter")
         return replace(linear, made_weight=builder.access(made))
-
-
-@dataclass(frozen=True, slots=True)
-class Wavelets(Change):
-    """WaveFT: y = W x + V x, V the inverse wavelet transform of `n_coefficients` trained entries, made at each call."""
-
-    n_coefficients: int
-
-    def linear(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
-        name, path = linear.name, builder.full_path(linear.module)
-        rank = builder.rank(f"k_{name}", self.n_coefficients)
-        entries = builder.adapter_weight(f"{name}_wavelets", (rank,), f"{path}.waveft_spectrum")
-        delta = builder.tensor(f"{name}_wave_delta", (*linear.inner, *linear.output), Role.ACTIVATION)
-        builder.add(
-            f"{name}_wave", Kind.TRANSFORM, builder.access(delta), (Access(entries, (Index(),)),),
-            function="inverse_wavelet", group="adapter",
-        )  # fmt: skip
-        return _replaced(builder, linear, output, delta, "waveft", "add")
 
 
 def _stored(builder: LayerBuilder, linear: Linear) -> Access:
