@@ -17,8 +17,9 @@ from tilewright.dataflow.cascade import load_cascade
 from tilewright.maps import load_hierarchy
 from tilewright.sim import mapper_fused, mapper_graph, mapper_onto
 from tilewright.sim.hierarchy import Hierarchy
-from tilewright.sim.mapper_search import Tables, choices_of
+from tilewright.sim.mapper_search import choices_of
 from tilewright.sim.mapper_search_kernel import evaluations, place, table_end
+from tilewright.sim.mapper_tables import Tables
 from tilewright.sim.mapspace import map_space
 from tilewright.sim.mapspace_kernel import new_state
 from tilewright.sim.mapspace_problem import gemm

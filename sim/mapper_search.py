@@ -9,20 +9,18 @@ import numpy as np
 from tilewright.dataflow.errors import InputError
 from tilewright.sim.hierarchy import Level
 from tilewright.sim.mapper_search_kernel import (
+    ENERGY,
     EVALUATED,
     HEAD,
     PRUNED,
+    crossings,
     expand,
-    may_defer,
-    options_of,
     outer_level,
-    place,
+    raise_bounds,
     settle,
-    table_end,
-    table_of,
-    weigh,
     worse,
 )
+from tilewright.sim.mapper_tables import StageTables, Tables
 from tilewright.sim.mapspace import MapSpace
 from tilewright.sim.mapspace_kernel import (
     Choice,
@@ -30,7 +28,6 @@ from tilewright.sim.mapspace_kernel import (
     IntArray,
     SpaceArrays,
     State,
-    evaluate,
     new_state,
 )
 from tilewright.sim.mapspace_problem import Operand
@@ -39,8 +36,6 @@ from tilewright.sim.mapspace_problem import Operand
 _ROOM = 1 << 12
 #: Candidates of one stage above which a search is refused rather than left to fill the memory.
 _MOST_ROWS = 1 << 24
-#: A row of a table that stands for no mapping, while tables are put together; above both 0 and 1.
-_NO_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -248,18 +243,19 @@ class Search:
         """The rows with bounds that know how often bypassing tensors must at least be served from outside."""
         if choice.keep[stage].all():
             return rows
-        cost, kept = np.empty(2), []
-        for row in rows:
-            settle(self.space, state, stage, row)
-            evaluate(self.space, choice, state, stage, False, False)
-            floor = np.where(choice.keep[stage] == 0, state.crossing, 0.0)
-            energy = state.found[0] - state.found[2] + self._inner_pj(choice, stage, True, floor)
-            weigh(self.goal, float(energy), max(float(state.found[1]), self.least_cycles), cost)
-            row[:2] = np.maximum(row[:2], cost)
-            if not worse(row[:2], self.found.cost):
-                kept.append(row)
-        self.found.tally[PRUNED] += len(rows) - len(kept)
-        return np.array(kept).reshape(-1, rows.shape[1])
+        parts = np.empty((len(rows), 2 + choice.keep.shape[1]))
+        crossings(self.space, choice, state, stage, rows, parts)
+        floors, which = np.unique(parts[:, 2:], axis=0, return_inverse=True)
+        inner = np.array([self._inner_pj(choice, stage, True, floor) for floor in floors])
+        raise_bounds(
+            self.goal,
+            rows,
+            parts[:, 0] + inner[which.reshape(-1)],
+            np.maximum(parts[:, 1], self.least_cycles),
+        )
+        kept = np.array([not worse(row[:2], self.found.cost) for row in rows], dtype=bool)
+        self.found.tally[PRUNED] += len(rows) - int(kept.sum())
+        return rows[kept]
 
     def _stage(
         self, choice: Choice, state: State, stage: int, best: FloatArray, top: bool = False
@@ -279,7 +275,7 @@ class Search:
 
     def _expanded(
         self, choice: Choice, state: State, stage: int, best: FloatArray,
-        tables: tuple[IntArray, IntArray, IntArray], tally: IntArray, rows: FloatArray,
+        tables: StageTables, tally: IntArray, rows: FloatArray,
     ) -> int:  # fmt: skip
         """`expand` with the bounds of what lies inside `stage`."""
         inner = np.array([
@@ -308,7 +304,7 @@ class Search:
             arrays, kept = inner_space(self.space, choice, level, charged)
             if floor is not None and charged:
                 arrays = arrays._replace(floor=floor)
-            search = Search(arrays, Goal(1).array(0.0, 0.0), 1)
+            search = Search(arrays, Goal(ENERGY).array(0.0, 0.0), 1)
             self._inner[key] = float(search.run([kept]).cost[0])
             self.found.tally += search.found.tally
         return self._inner[key]
@@ -321,124 +317,6 @@ def _alike(rows: FloatArray) -> list[FloatArray]:
         key = (f"{row[0]:.9e}", row[2], row[3], (row[HEAD:] == 0).tobytes())
         found.setdefault(key, []).append(row)
     return [np.array(group) for group in found.values()]
-
-
-class Tables:
-    """Facts of ranks by tile and positions, derived once for each chain of tiles outside them."""
-
-    def __init__(self, space: SpaceArrays) -> None:
-        self.space = space
-        width = new_state(space).facts.shape[1]
-        self.facts = np.empty((1 << 10, width))
-        self.loops = np.empty(1 << 10, np.int64)
-        self._end = 0
-        self._known: dict[tuple[object, ...], tuple[int, IntArray]] = {}
-        self._most = int(np.diff(space.tile_ptr).max()) + 2
-
-    def of_stage(
-        self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """(first row of each rank, its tiles (R, n), how many)."""
-        return self._packed([
-            self._of_rank(choice, state, stage, last, fixed, r) for r in range(self.space.sizes.size)
-        ])  # fmt: skip
-
-    def of_rows(
-        self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray, rows: FloatArray
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """As `of_stage`, of the stage after `stage`: the least facts over all tiles that `rows` give to `stage`.
-
-        `rows` agree in all but tiles; the first of them is settled.
-        """
-        parts: list[tuple[int, IntArray]] = []
-        for r in range(self.space.sizes.size):
-            tiles = np.unique(rows[:, HEAD + r]).astype(np.int64)
-            if tiles.size == 1:
-                parts.append(self._of_rank(choice, state, stage + 1, last, fixed, r))
-                continue
-            key = (
-                "least",
-                stage,
-                r,
-                fixed[r],
-                tiles.tobytes(),
-                state.kap[:stage, r].tobytes(),
-                state.spread[:stage, r].tobytes(),
-            )
-            if key not in self._known:
-                positions, members = int(state.spread[stage - 1, r]), []
-                for tile in tiles:
-                    place(self.space, state, r, stage, int(tile), positions)
-                    members.append(self._of_rank(choice, state, stage + 1, last, fixed, r))
-                place(self.space, state, r, stage, int(rows[0, HEAD + r]), positions)
-                self._known[key] = self._least(members, table_end(self.space, stage + 1, r))
-            parts.append(self._known[key])
-        return self._packed(parts)
-
-    def _packed(self, parts: list[tuple[int, IntArray]]) -> tuple[IntArray, IntArray, IntArray]:
-        starts, n_options = np.zeros(len(parts), np.int64), np.zeros(len(parts), np.int64)
-        options = np.zeros((len(parts), self._most), np.int64)
-        for r, (start, of_rank) in enumerate(parts):
-            starts[r], n_options[r] = start, of_rank.size
-            options[r, : of_rank.size] = of_rank
-        return starts, options, n_options
-
-    def _of_rank(
-        self, choice: Choice, state: State, stage: int, last: int, fixed: IntArray, r: int
-    ) -> tuple[int, IntArray]:
-        """(first row, tiles) of one rank."""
-        deferred = may_defer(self.space, choice, r, stage, last)
-        key = (
-            stage,
-            r,
-            deferred,
-            fixed[r],
-            state.kap[:stage, r].tobytes(),
-            state.spread[: stage - 1, r].tobytes(),
-        )
-        if key not in self._known:
-            self._known[key] = self._fill(state, stage, r, deferred, int(fixed[r]))
-        return self._known[key]
-
-    def _least(self, members: list[tuple[int, IntArray]], end: int) -> tuple[int, IntArray]:
-        """A table with the least facts of several, laid out as `table_of` does."""
-        union = np.unique(np.concatenate([of_rank for _, of_rank in members]))
-        height, width = 2 * end + 1, self.facts.shape[1]
-        facts = np.full((union.size, height, width), np.inf)
-        loops = np.full((union.size, height), _NO_ROW)
-        for start, of_rank in members:
-            at, rows = np.searchsorted(union, of_rank), slice(start, start + of_rank.size * height)
-            own = self.loops[rows].reshape(-1, height)[:, :end]
-            valid = own >= 0
-            own_facts = np.where(
-                valid[:, :, None], self.facts[rows].reshape(-1, height, width)[:, :end], np.inf
-            )
-            facts[at, :end] = np.minimum(facts[at, :end], own_facts)
-            loops[at, :end] = np.minimum(loops[at, :end], np.where(valid, own, _NO_ROW))
-        facts[:, end : 2 * end] = np.minimum.accumulate(facts[:, :end], axis=1)
-        loops[:, end : 2 * end] = np.minimum.accumulate(loops[:, :end], axis=1)
-        facts[:, 2 * end] = np.minimum.accumulate(facts[:, 2 * end - 1], axis=0)
-        loops[:, 2 * end] = np.minimum.accumulate(loops[:, 2 * end - 1], axis=0)
-        loops[loops == _NO_ROW] = -1
-        start = self._claimed(union.size * height)
-        self.facts[start : self._end] = facts.reshape(-1, width)
-        self.loops[start : self._end] = loops.reshape(-1)
-        return start, union
-
-    def _claimed(self, n_rows: int) -> int:
-        """The first of `n_rows` new rows."""
-        while self._end + n_rows > len(self.facts):
-            self.facts = np.concatenate([self.facts, np.empty_like(self.facts)])
-            self.loops = np.concatenate([self.loops, np.empty_like(self.loops)])
-        self._end += n_rows
-        return self._end - n_rows
-
-    def _fill(self, state: State, stage: int, r: int, deferred: bool, fixed: int) -> tuple[int, IntArray]:
-        of_rank = np.zeros(self._most, np.int64)
-        n = options_of(self.space, state, stage, r, deferred, fixed, of_rank)
-        start = self._claimed(n * (2 * table_end(self.space, stage, r) + 1))
-        table_of(self.space, state, stage, r, of_rank[:n], self.facts[start:], self.loops[start:])
-        return start, of_rank[:n].copy()
 
 
 def resolved_tiles(state: State) -> IntArray:

@@ -196,6 +196,43 @@ def table_end(space: SpaceArrays, stage: int, r: int) -> int:
     return int(space.value_ptr[at + 1] - space.value_ptr[at])
 
 
+@kernel
+def least_of(
+    facts: FloatArray, loops: IntArray, places: IntArray, own_facts: FloatArray, own_loops: IntArray, end: int
+) -> None:  # fmt: skip
+    """Lower the exact rows of a table to those of another, whose tile i is tile `places[i]` here.
+
+    A table begins with facts of infinity and loops of -1: no mapping.
+    """
+    height = 2 * end + 1
+    for i in range(places.size):
+        for v in range(end):
+            mine, row = places[i] * height + v, i * height + v
+            if own_loops[row] < 0:
+                continue
+            loops[mine] = own_loops[row] if loops[mine] < 0 else loops[mine] & own_loops[row]
+            for f in range(facts.shape[1]):
+                facts[mine, f] = min(facts[mine, f], own_facts[row, f])
+
+
+@kernel
+def close_table(facts: FloatArray, loops: IntArray, n_tiles: int, end: int) -> None:
+    """Derive the rows of a table that bound others from its exact ones, as `table_of` does."""
+    for i in range(n_tiles):
+        first = i * (2 * end + 1)
+        for v in range(end + 1):
+            row, before = first + end + v, first + end + v - 1
+            source = first + v if v < end else before
+            facts[row], loops[row] = facts[source], loops[source]
+            if v == end:
+                before = first - 1
+            if (v == 0) or (v == end and i == 0) or loops[before] < 0:
+                continue
+            for f in range(facts.shape[1]):
+                facts[row, f] = min(facts[row, f], facts[before, f])
+            loops[row] = loops[before] if loops[row] < 0 else loops[row] & loops[before]
+
+
 @inlined_kernel
 def load(state: State, r: int, stage: int, facts: FloatArray, loop: int) -> None:
     """Take facts of rank `r` from the table."""
@@ -406,6 +443,29 @@ def settle(space: SpaceArrays, state: State, stage: int, row: FloatArray) -> Non
             place(space, state, r, stage, tile, space.spreads[spread, r])
     state.cost[stage - 1] = space.spread_cost[spread]
     state.free[stage - 1] = space.order_free[order]
+
+
+@kernel
+def crossings(
+    space: SpaceArrays, choice: Choice, state: State, stage: int, rows: FloatArray, parts: FloatArray
+) -> None:
+    """Of every row of `expand` write to `parts` (n, 2 + T): pJ without the service of tensors that level `stage`
+    does not keep, cycles, the elements that those tensors are served at least."""
+    for i in range(rows.shape[0]):
+        settle(space, state, stage, rows[i])
+        evaluate(space, choice, state, stage, False, False)
+        parts[i, 0], parts[i, 1] = state.found[0] - state.found[2], state.found[1]
+        for t in range(space.relevant.size):
+            parts[i, 2 + t] = 0.0 if choice.keep[stage, t] else state.crossing[t]
+
+
+@kernel
+def raise_bounds(goal: FloatArray, rows: FloatArray, energy: FloatArray, cycles: FloatArray) -> None:
+    """Raise the bounds of rows to what these pJ and cycles (n,) weigh."""
+    cost = np.empty(2)
+    for i in range(rows.shape[0]):
+        weigh(goal, energy[i], cycles[i], cost)
+        rows[i, 0], rows[i, 1] = max(rows[i, 0], cost[0]), max(rows[i, 1], cost[1])
 
 
 @kernel
