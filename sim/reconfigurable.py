@@ -15,7 +15,7 @@ from tilewright.dataflow.errors import InputError, nearest
 PACKETS = 16
 #: Graphs up to this many tasks are scheduled exactly; larger ones keep this many ways to have done as many tasks.
 EXACT_TASKS = 12
-BEAM = 64
+BEAM = 8
 #: A few cores: all ways to share them out are tried.
 MAX_CORES = 8
 
@@ -79,22 +79,36 @@ class Roles:
         All ways to share out the cores are tried. None is left idle unless no task can take it: another core never
         makes a task slower.
         """
-        chosen = [self.by_name[name] for name in self._ordered(names)]
-        inside = set(names)
-        for task in chosen:
-            if not (set(task.wholes) <= done and set(task.streams) <= done | inside):
+        own = set(names)
+        for name in names:
+            task = self.by_name[name]
+            if not (done.issuperset(task.wholes) and all(one in done or one in own for one in task.streams)):
                 return None
-        limits = [task.max_cores for task in chosen]
-        shares = _shares(min(self.cores.count, sum(limits)), limits)
-        order = [task.name for task in chosen]
-        return min(
-            (self.timed(tuple(zip(order, share, strict=True)), done) for share in shares),
-            key=lambda stage: stage.cycles, default=None,
-        )  # fmt: skip
+        key = tuple(self._ordered(names))
+        if key not in self._shared:
+            limits = [self.by_name[name].max_cores for name in key]
+            shares = _shares(min(self.cores.count, sum(limits)), limits)
+            options = [tuple(zip(key, share, strict=True)) for share in shares]
+            self._shared[key] = min(((self._worked(one), one) for one in options), default=None)
+        best = self._shared[key]
+        return None if best is None else self._with_spill(best[1], best[0], done)
 
     def timed(self, roles: tuple[tuple[str, int], ...], done: frozenset[str]) -> RoleStage:
         """A stage of these roles with its cycles and with what has to leave the chip behind it."""
-        spilled = max(0, self.waiting_bytes(done | {name for name, _ in roles}) - self.cores.memory_bytes)
+        return self._with_spill(roles, self._worked(roles), done)
+
+    def _with_spill(
+        self, roles: tuple[tuple[str, int], ...], worked: float, done: frozenset[str]
+    ) -> RoleStage:
+        behind = done.union(name for name, _ in roles)
+        if behind not in self._waiting:
+            self._waiting[behind] = self.waiting_bytes(behind)
+        spilled = max(0, self._waiting[behind] - self.cores.memory_bytes)
+        moved = 2 * spilled / self.cores.bytes_per_cycle
+        return RoleStage(roles, round(worked + self.cores.role_cycles + moved), spilled)
+
+    def _worked(self, roles: tuple[tuple[str, int], ...]) -> float:
+        """Cycles until the last task of a stage ends."""
         start: dict[str, float] = {}
         end: dict[str, float] = {}
         took: dict[str, float] = {}
@@ -105,8 +119,7 @@ class Roles:
             start[name] = max((start[one] + took[one] / PACKETS for one in givers), default=0.0)
             last = max((end[one] for one in givers), default=0.0) + took[name] / PACKETS * bool(givers)
             end[name] = max(start[name] + took[name], last)
-        moved = 2 * spilled / self.cores.bytes_per_cycle
-        return RoleStage(roles, round(max(end.values()) + self.cores.role_cycles + moved), spilled)
+        return max(end.values())
 
     def waiting_bytes(self, done: frozenset[str]) -> int:
         """What stays on chip for tasks that come later."""
@@ -115,9 +128,23 @@ class Roles:
         }
         return sum(task.output_bytes for task in self.tasks if task.name in done & needed)
 
+    @cached_property
+    def _shared(self) -> dict[tuple[str, ...], tuple[float, tuple[tuple[str, int], ...]] | None]:
+        """The fastest shares of the cores of tasks that stood in a stage together: what was done before changes
+        only what spills."""
+        return {}
+
+    @cached_property
+    def _waiting(self) -> dict[frozenset[str], int]:
+        return {}
+
     def next_stages(self, done: frozenset[str]) -> Iterator[RoleStage]:
         """All stages that may follow."""
-        rest = [task.name for task in self.tasks if task.name not in done]
+        rest: list[str] = []
+        for task in self.tasks:  # those whose results could be there in time
+            may = done.issuperset(task.wholes) and all(one in done or one in rest for one in task.streams)
+            if may and task.name not in done:
+                rest.append(task.name)
         for size in range(1, min(len(rest), self.cores.count) + 1):
             for names in combinations(rest, size):
                 stage = self.stage(names, done)
