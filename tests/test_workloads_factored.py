@@ -69,7 +69,7 @@ def test_longer_wavelets_take_more_coefficients_than_there_are_positions(
 def test_waveft_without_a_transform_makes_no_sum(tmp_path: Path) -> None:
     wave = {"peft_type": "WAVEFT", "n_frequency": 50, "use_idwt": False}
     assert _extra(tmp_path, "reference", **wave) == 2 * _LAYERS * _TOKENS * 64 * 192
-    with pytest.raises(InputError, match="n_frequency 12289 exceeds the 12288 entries of .*c_attn"):
+    with pytest.raises(InputError, match=r"n_frequency 12289 exceeds the 12288 entries of .*c_attn"):
         _extra(tmp_path, "reference", **wave | {"n_frequency": 64 * 192 + 1})
 
 

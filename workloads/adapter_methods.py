@@ -148,7 +148,7 @@ def _lora(file: LoraFile, site: Site) -> TunerPlan:
     def change(module: Module, path: str) -> Lora:
         rank = by_pattern(ranks, path, file.r)
         scale = lora_scale(by_pattern(alphas, path, file.lora_alpha), rank, file.use_rslora)
-        return kind(rank, scale, file.lora_bias and module.kind == "linear")
+        return kind(rank, scale, file.lora_bias and module.kind != "embedding")
 
     return _tuner(file, site, change, patterns={**ranks, **alphas}, trained=trained)
 

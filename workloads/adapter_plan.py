@@ -6,7 +6,7 @@ from functools import cached_property
 
 from tilewright.dataflow.errors import InputError
 from tilewright.dataflow.operator import Access, Index
-from tilewright.workloads.builder import LayerBuilder, Linear, Module, word
+from tilewright.workloads.builder import Filter, LayerBuilder, Linear, Module, word
 from tilewright.workloads.run import Run
 from tilewright.workloads.targets import Targets, patterns_vary_by_layer
 
@@ -31,6 +31,10 @@ class Change:
     def after(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
         """Change the result of a linear module, its bias included; returns what to use instead."""
         return output
+
+    def convolution(self, builder: LayerBuilder, spec: Filter, output: str) -> str:
+        """Change the product `output` of a convolution. Raises AdapterError where the method cannot."""
+        raise AdapterError(f"this method cannot change the convolution {builder.full_path(spec.module)!r}")
 
     def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
         """Change the rows of an embedding. Raises AdapterError where the method cannot."""
@@ -76,6 +80,10 @@ class LayerChanges:
     def after(self, builder: LayerBuilder, linear: Linear, output: str) -> str:
         change = self._by_path.get(builder.full_path(linear.module))
         return change.after(builder, linear, output) if change else output
+
+    def convolution(self, builder: LayerBuilder, spec: Filter, output: str) -> str:
+        change = self._by_path.get(builder.full_path(spec.module))
+        return change.convolution(builder, spec, output) if change else output
 
     def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
         path = builder.full_path(table)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index, IndexTerm
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder
+from tilewright.workloads.builder import Filter, LayerBuilder
 
 #: Taps of both convolutions, and the stride of the second one.
 TAPS, STRIDE = 3, 2
@@ -50,8 +50,8 @@ class FrameEmbedding:
         self, builder: LayerBuilder, name: str, x: Access, inner: tuple[str, ...], ranks: tuple[str, ...]
     ) -> str:
         module = f"{self.path}.{name}"
-        weight = builder.access(builder.weight(module, "weight", (*inner, ranks[-1])))
-        product = builder.contraction(name, f"{name}_product", ranks, (x, weight), "conv")
+        kernel = builder.weight(module, "weight", (*inner, ranks[-1]))
+        product = builder.convolution(Filter(name, module, x, inner, ranks, f"{name}_product"), kernel)
         bias = builder.access(builder.weight(module, "bias", ranks[-1:]))
         terms = (builder.access(product), bias)
         biased = builder.pointwise(f"{name}_bias", f"{name}_biased", terms, "add", group="conv")

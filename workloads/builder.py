@@ -46,11 +46,29 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """A convolution module: the product over `output` of what `image` reads and a kernel, summed over `inner`.
+
+    The last rank of `output` is that of its channels; they and those of the image are in `n_groups`.
+    """
+
+    name: str
+    module: str
+    image: Access
+    inner: tuple[str, ...]
+    output: tuple[str, ...]
+    product: str
+    group: str = "conv"
+    n_groups: int = 1
+    dilation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """A module that an adapter could target; `path` is its full path, `*` in the place of the layer."""
 
     path: str
-    kind: Literal["linear", "embedding", "norm"]
+    kind: Literal["linear", "embedding", "norm", "convolution"]
     is_head: bool = False
 
 
@@ -72,6 +90,10 @@ class Adapters(Protocol):
 
     def after(self, builder: "LayerBuilder", linear: Linear, output: str) -> str:
         """Add what stands behind a linear module, its bias included; return what to use instead."""
+        ...
+
+    def convolution(self, builder: "LayerBuilder", spec: Filter, output: str) -> str:
+        """Add the adapter of a convolution behind its product `output`; return what to use instead."""
         ...
 
     def embedding(self, builder: "LayerBuilder", table: str, tokens: str, output: str) -> str:
@@ -369,6 +391,17 @@ class LayerBuilder:
     def keep(self, tensor: str) -> None:
         """Make a tensor live-out besides the layer's result."""
         self._kept.append(tensor)
+
+    def convolution(self, spec: Filter, kernel: str) -> str:
+        """The product of a convolution with the tensor `kernel` (+ adapter); returns the last output."""
+        inputs = (spec.image, self.access(kernel))
+        output = self.contraction(spec.name, spec.product, spec.output, inputs, spec.group)
+        return self.adapt_convolution(spec, output)
+
+    def adapt_convolution(self, spec: Filter, output: str) -> str:
+        """The product `output` of a convolution with its adapter, if it has one."""
+        self.modules.append(Module(self.full_path(spec.module), "convolution"))
+        return self._adapters.convolution(self, spec, output) if self._adapters else output
 
     def linear(self, linear: Linear) -> str:
         """y = W x (+ adapter) (+ bias) as separate operators; returns the last one's output.

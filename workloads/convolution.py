@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index, IndexTerm
-from tilewright.workloads.builder import LayerBuilder, Linear, word
+from tilewright.workloads.builder import Filter, LayerBuilder, Linear, word
 from tilewright.workloads.norms import Norm, normalise
 
 #: The ranks of an image between layers: batch, row, column, channel.
@@ -51,8 +51,14 @@ def convolve(
     channel = ranks[3] if spec.depthwise else channels
     image = Access(source.tensor, (source.indices[0], *place, Index.of(channel)))
     inner = taps if spec.depthwise else (*taps, channels)
-    weight = builder.access(builder.weight(spec.module, "weight", (*inner, ranks[3])))
-    product = builder.contraction(name, f"{name}_product", ranks, (image, weight), "conv")
+    kernel = builder.weight(spec.module, "weight", (*inner, ranks[3]))
+    product = builder.convolution(
+        Filter(
+            name, spec.module, image, inner, ranks, f"{name}_product", dilation=spec.dilation,
+            n_groups=builder.size(ranks[3:]) if spec.depthwise else 1,
+        ),
+        kernel,
+    )  # fmt: skip
     if not spec.bias:
         return product
     bias = builder.access(builder.weight(spec.module, "bias", ranks[3:]))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index, Kind
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder, Linear
+from tilewright.workloads.builder import Filter, LayerBuilder, Linear
 from tilewright.workloads.norms import batch_norm, normalise
 
 
@@ -64,6 +64,6 @@ class JoinedMaps:
         self, builder: LayerBuilder, name: str, x: Access, inner: tuple[str, ...], output: str, group: str
     ) -> str:
         """A convolution of one tap."""
-        weight = builder.weight(f"{self.path}.{name}", "weight", (*inner, output), part="head")
-        factors = (x, builder.access(weight))
-        return builder.contraction(name, f"{name}_product", ("b", "y", "x", output), factors, group)
+        module, ranks = f"{self.path}.{name}", ("b", "y", "x", output)
+        kernel = builder.weight(module, "weight", (*inner, output), part="head")
+        return builder.convolution(Filter(name, module, x, inner, ranks, f"{name}_product", group), kernel)

@@ -6,7 +6,7 @@ from math import sqrt
 from tilewright.dataflow.operator import Access, Index
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.adapter_plan import AdapterError, Change
-from tilewright.workloads.builder import LayerBuilder, Linear, word
+from tilewright.workloads.builder import Filter, LayerBuilder, Linear, word
 from tilewright.workloads.gradient import DETACHED
 
 
@@ -41,6 +41,32 @@ class Lora(Change):
             f"{name}_lora_up", f"{name}_lora_update", (*linear.kept, *linear.output),
             (builder.access(low), builder.access(up)), "adapter",
         )  # fmt: skip
+
+    def convolution(self, builder: LayerBuilder, spec: Filter, output: str) -> str:
+        """Add A, a convolution into `rank` channels, B, one of a single tap, and the scaled sum."""
+        name, path, rank = spec.name, builder.full_path(spec.module), f"r_{spec.name}"
+        if spec.n_groups > 1:
+            raise AdapterError(
+                f"LoRA of the convolution {path!r} of {spec.n_groups} groups of channels is not supported"
+            )
+        if spec.dilation > 1:
+            raise AdapterError(f"LoRA of the dilated convolution {path!r} is not supported")
+        builder.rank(rank, self.rank)
+        down = builder.adapter_weight(f"{name}_lora_a", (*spec.inner, rank), f"{path}.lora_A.weight")
+        up = builder.adapter_weight(f"{name}_lora_b", (rank, spec.output[-1]), f"{path}.lora_B.weight")
+        low = builder.contraction(
+            f"{name}_lora_down", f"{name}_lora_low", (*spec.output[:-1], rank),
+            (spec.image, builder.access(down)), spec.group,
+        )  # fmt: skip
+        factors = (builder.access(low), builder.access(up))
+        raised = builder.contraction(
+            f"{name}_lora_up", f"{name}_lora_update", spec.output, factors, spec.group
+        )
+        terms = [builder.access(output), builder.access(raised)]
+        if self.bias:
+            bias = builder.adapter_weight(f"{name}_lora_bias", spec.output[-1:], f"{path}.lora_B.bias")
+            terms.append(builder.access(bias))
+        return self._add(builder, name, terms)
 
     def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
         """Add the rows of A that the tokens select, up and scaled add behind an embedding's rows."""
@@ -84,6 +110,9 @@ class Dora(Lora):
             f"{name}_dora", f"{name}_adapted", tuple(terms), "scale_add_mul", group="adapter",
             parameters=(("scale", self.scale),),
         )  # fmt: skip
+
+    def convolution(self, builder: LayerBuilder, spec: Filter, output: str) -> str:
+        raise AdapterError(f"DoRA of the convolution {builder.full_path(spec.module)!r} is not supported")
 
     def embedding(self, builder: LayerBuilder, table: str, tokens: str, output: str) -> str:
         raise AdapterError(f"DoRA of the embedding {builder.full_path(table)!r} is not supported")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
-from tilewright.workloads.builder import LayerBuilder
+from tilewright.workloads.builder import Filter, LayerBuilder
 from tilewright.workloads.embedding import RelativeBias, score_bias
 from tilewright.workloads.norms import Norm, normalise
 
@@ -78,8 +78,8 @@ def _convolve(builder: LayerBuilder, spec: PatchEmbedding) -> str:
         Index((IndexTerm(outer, spec.patch), IndexTerm(inner))) for outer, inner in (("y", "u"), ("x", "v"))
     )
     source = Access(image, (Index.of("b"), Index.of("c"), rows, columns))
-    inputs = (source, builder.access(weight))
-    patches = builder.contraction("patch_projection", "patches", ("b", "y", "x", "d"), inputs, "conv")
+    inner, ranks = ("c", "u", "v"), ("b", "y", "x", "d")
+    patches = builder.convolution(Filter("patch_projection", module, source, inner, ranks, "patches"), weight)
     if not spec.projection_bias:
         return patches
     bias = builder.weight(module, "bias", ("d",))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tilewright.dataflow.operator import Access, Index, IndexTerm
-from tilewright.workloads.builder import LayerBuilder, word
+from tilewright.workloads.builder import Filter, LayerBuilder, word
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,11 @@ def convolve_sequence(
         source = Index((group, IndexTerm(inner)))
     place = Index((IndexTerm(position, spec.stride), IndexTerm(tap)), -spec.padding)
     kernel = weight or builder.weight(spec.module, "weight", (tap, inner, output))
-    inputs = (Access(x.tensor, (x.indices[0], place, source)), builder.access(kernel))
-    product = builder.contraction(name, f"{name}_product", ranks, inputs, "conv")
+    read = Access(x.tensor, (x.indices[0], place, source))
+    product = builder.convolution(
+        Filter(name, spec.module, read, (tap, inner), ranks, f"{name}_product", n_groups=spec.n_groups),
+        kernel,
+    )
     if not spec.bias:
         return product
     terms = (builder.access(product), builder.access(builder.weight(spec.module, "bias", (output,))))

@@ -6,7 +6,7 @@ from itertools import accumulate
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.block import residual
-from tilewright.workloads.builder import LayerBuilder, Linear
+from tilewright.workloads.builder import Filter, LayerBuilder, Linear
 from tilewright.workloads.norms import Norm, normalise
 from tilewright.workloads.sequence_convolution import SequenceConvolution, convolve_sequence
 
@@ -195,14 +195,16 @@ class SpectrogramEmbedding:
         for rank, size in sizes.items():
             builder.rank(rank, size)
         module = f"{self.path}.patch_embeddings.projection"
-        weight = builder.access(builder.weight(module, "weight", ("u", "v", "d")))
+        kernel = builder.weight(module, "weight", ("u", "v", "d"))
         bands, frames = (
             Index((IndexTerm(outer, stride), IndexTerm(inner)))
             for outer, inner, stride in (("y", "u", self.band_stride), ("x", "v", self.frame_stride))
         )
         source = Access(builder.input("spectrogram", ("b", "i", "j")), (Index.of("b"), bands, frames))
         ranks = ("b", "y", "x", "d")
-        patches = builder.contraction("patch_projection", "patches", ranks, (source, weight), "conv")
+        patches = builder.convolution(
+            Filter("patch_projection", module, source, ("u", "v"), ranks, "patches"), kernel
+        )
         terms = (builder.access(patches), builder.access(builder.weight(module, "bias", ("d",))))
         patches = builder.pointwise("patch_projection_bias", "patches_out", terms, "add", group="conv")
         return self._place(builder, patches)

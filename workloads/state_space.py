@@ -6,7 +6,7 @@ from typing import Protocol
 from tilewright.dataflow.operator import Access, Index, IndexTerm, Kind
 from tilewright.dataflow.tensor import Role
 from tilewright.workloads.block import residual
-from tilewright.workloads.builder import LayerBuilder, Linear, shifted, word
+from tilewright.workloads.builder import Filter, LayerBuilder, Linear, shifted, word
 from tilewright.workloads.norms import Norm, normalise
 
 
@@ -110,6 +110,8 @@ def convolve_causally(builder: LayerBuilder, spec: CausalConvolution, hidden: Ac
         )
     else:
         output = builder.contraction(word(module), "convolved", ranks, factors, "conv")
+    read = Filter(word(module), module, inputs[0], ("u",), ranks, "convolved", n_groups=builder.size((j,)))
+    output = builder.adapt_convolution(read, output)
     used = Access(output, (Index.of("b"), shifted("m", first), Index.of(j)))
     ranks = ("b", "m", j)
     if spec.conv_bias:
