@@ -113,6 +113,16 @@ def test_a_device_that_is_no_part_is_noted(tmp_path: Path) -> None:
     assert "asic7 is no part of the vendor" in (tmp_path / "p" / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_design_whose_array_has_no_rtl_says_so(tmp_path: Path) -> None:
+    architecture = machine()
+    parts = tuple(
+        replace(one, count=4, arithmetic="lookup") if isinstance(one, MatrixArray) else one
+        for one in architecture.components
+    )
+    generate(program(Gemm("only")), replace(architecture, components=parts), tmp_path / "p")
+    assert "No RTL: " in (tmp_path / "p" / "README.md").read_text(encoding="utf-8")
+
+
 def test_stated_scales_reach_the_table(tmp_path: Path) -> None:
     stated = Quantisation(stages={"only": StageScales(FixedPoint(12345, 21))})
     generate(program(Gemm("only")), machine(), tmp_path / "p", quantisation=stated)
