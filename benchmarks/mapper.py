@@ -15,7 +15,7 @@ import numpy as np
 
 from tilewright.dataflow.cascade import load_cascade
 from tilewright.maps import load_hierarchy
-from tilewright.sim import mapper_fused, mapper_graph, mapper_onto
+from tilewright.sim import mapper_fused, mapper_graph, mapper_onto, mapspace, mapspace_spread
 from tilewright.sim.hierarchy import Hierarchy
 from tilewright.sim.mapper_search import choices_of
 from tilewright.sim.mapper_search_kernel import evaluations, place, table_end
@@ -26,7 +26,14 @@ from tilewright.sim.mapspace_problem import gemm
 from tilewright.workloads.workload import load_workload
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMORIES = (mapper_onto.map_onto, mapper_fused.map_fused, mapper_graph._mapped)
+MEMORIES = (
+    mapper_onto.map_onto,
+    mapper_onto._found,
+    mapper_fused.map_fused,
+    mapper_graph._mapped,
+    mapspace.loop_orders,
+    mapspace_spread._spreads,
+)
 
 
 def measured(name: str, work: Callable[[], object]) -> None:

@@ -166,6 +166,7 @@ class _Pricing:
         if unit is None and not all(group.contracts):
             raise InputError(f"hierarchy {hierarchy.name!r} has no vector unit for group {group.name!r}")
         self.group, self.hierarchy = group, hierarchy
+        self._sizes = {rank: size for statement in group.statements for rank, size in statement.sizes}
         self.at = 1 if unit is None else hierarchy.position(unit.level)
         self.backing, self.level = hierarchy.levels[0], hierarchy.levels[self.at]
         room = self.level.capacity_bits
@@ -191,7 +192,7 @@ class _Pricing:
 
     def words(self, operand: Operand, tile: dict[str, int]) -> float:
         """Words of an access under a tile of the fused ranks."""
-        sizes = {rank: size for statement in self.group.statements for rank, size in statement.sizes} | tile
+        sizes = self._sizes | tile
         extent = 1
         for index in operand.indices:
             extent *= (

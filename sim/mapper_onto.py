@@ -11,11 +11,11 @@ import numpy as np
 from tilewright.dataflow.errors import InputError, nearest
 from tilewright.sim.hierarchy import Axis, Hierarchy
 from tilewright.sim.mapper_nest import Certificate, Laid, NestMapping, described
-from tilewright.sim.mapper_search import Goal, Search, choices_of, resolved_tiles
+from tilewright.sim.mapper_search import Found, Goal, Search, choices_of, resolved_tiles
 from tilewright.sim.mapper_search_kernel import ENERGY, LATENCY, MIX, PRODUCT, settle
 from tilewright.sim.mapping import MappingError
 from tilewright.sim.mapspace import MapSpace, Tiles, map_space
-from tilewright.sim.mapspace_kernel import Choice, new_state, tile_words
+from tilewright.sim.mapspace_kernel import Choice, SpaceArrays, new_state, tile_words
 from tilewright.sim.mapspace_problem import Contraction
 
 HierarchyObjective = Literal["latency", "energy", "edp", "mix"]
@@ -68,8 +68,7 @@ def map_onto(
     goal = goal_of(objective, cycle_weight, pj_weight)
     space = map_space(problem, hierarchy, tiles)
     arrays = space.arrays
-    search = Search(arrays, goal.array(arrays.rest_pj, arrays.macs * arrays.mac_pj), hierarchy.n_pes)
-    found = search.run(list(choices_of(space)))
+    found = _found(_Task(arrays, tuple(choices_of(space)), goal, hierarchy.n_pes))
     if found.choice is None:
         raise _nothing_fits(space)
     state = new_state(arrays)
@@ -87,6 +86,31 @@ def map_onto(
     return described(
         space, found.choice, resolved_tiles(state), state.spread, orders, laid, objective, certificate
     )
+
+
+class _Task:
+    """What a search answers for; equal where every array is, whatever ranks and tensors are called."""
+
+    def __init__(self, arrays: SpaceArrays, choices: tuple[Choice, ...], goal: Goal, n_pes: int) -> None:
+        self.arrays, self.choices, self.goal, self.n_pes = arrays, choices, goal, n_pes
+        flat = (*arrays, *(part for choice in choices for part in choice))
+        self._key = (
+            goal, n_pes, *(one.tobytes() if isinstance(one, np.ndarray) else one for one in flat),
+            *(one.shape for one in flat if isinstance(one, np.ndarray)),
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Task) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@lru_cache(maxsize=256)
+def _found(task: _Task) -> Found:
+    arrays = task.arrays
+    goal = task.goal.array(arrays.rest_pj, arrays.macs * arrays.mac_pj)
+    return Search(arrays, goal, task.n_pes).run(list(task.choices))
 
 
 def _nothing_fits(space: MapSpace) -> MappingError:

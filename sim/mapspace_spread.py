@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,16 +37,28 @@ class Spreads:
 def spreads_of(
     axes: tuple[Axis, ...], problem: Contraction, divisors: bool, relevant: tuple[int, ...]
 ) -> Spreads:
-    """All assignments that differ, in a fixed order."""
-    ranks = [rank for rank, _ in problem.sizes]
-    sizes = np.array([size for _, size in problem.sizes])
+    """All assignments that differ, in a fixed order; remembered, for they know no tensors but by `relevant`."""
+    named = any(axis.ranks for axis in axes)
+    ranks = tuple(rank if named else str(i) for i, (rank, _) in enumerate(problem.sizes))
+    return _spreads(axes, ranks, tuple(size for _, size in problem.sizes), divisors, relevant)
+
+
+@lru_cache(maxsize=256)
+def _spreads(
+    axes: tuple[Axis, ...],
+    ranks: tuple[str, ...],
+    rank_sizes: tuple[int, ...],
+    divisors: bool,
+    relevant: tuple[int, ...],
+) -> Spreads:
+    sizes = np.array(rank_sizes)
     positions = np.ones((1, len(ranks)), dtype=np.int64)
     cost = np.ones((1, len(relevant)))
     picked = np.zeros((1, 0), dtype=np.int64)
     every = []
     selects = np.array([[mask >> r & 1 for r in range(len(ranks))] for mask in relevant], dtype=bool)
     for axis in axes:
-        factors = _factors(axis, ranks, [int(size) for size in sizes], divisors)
+        factors = _factors(axis, ranks, rank_sizes, divisors)
         every.append(factors)
         copies = np.where(selects[None], 1, factors[:, None, :]).prod(axis=2).astype(np.float64)
         if axis.multicast:
