@@ -292,6 +292,13 @@ class _Binding:
             symbolic.rank, symbolic.of, self._bound(symbolic.upper, step), self._bound(symbolic.lower, step),
             symbolic.rank_parts, symbolic.of_parts,
         )  # fmt: skip
+        if mask.lower is not None and mask.upper is not None and mask.lower > mask.upper:
+            of = f" - {mask.of}" if mask.of else ""
+            raise step.place.refuse(
+                self._source,
+                f"no position is left of {mask.rank!r}: {mask.rank}{of} must be at least {mask.lower}"
+                f" and at most {mask.upper}",
+            )
         for rank in self._ragged(step):
             if rank not in (symbolic.rank, symbolic.of):
                 raise step.place.refuse(

@@ -151,3 +151,11 @@ def test_a_cascade_that_does_not_fit_is_refused_in_one_line(
 def test_a_model_without_attention_says_so() -> None:
     with pytest.raises(InputError, match="attention 'gqa': mamba has no attention"):
         _load("gqa", "mamba-130m")
+
+
+@pytest.mark.parametrize("width", [0, -4])
+def test_a_window_without_a_position_is_refused_in_one_line(width: int) -> None:
+    with pytest.raises(
+        InputError, match=r"^sliding_window:9:\d+: no position is left of 'n': n - m must be at"
+    ):
+        _load("sliding_window", seq=8, dims={"w": width})

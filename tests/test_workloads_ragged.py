@@ -138,3 +138,11 @@ def test_the_command_line_and_a_file_take_the_same_histogram(
 def test_a_wrong_histogram_is_refused_in_one_line(terms: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_workload(**({"model": "tiny-gpt2", "lengths": {4: 1, 8: 2}} | terms))
+
+
+def test_too_many_lengths_are_refused_with_the_limit_and_the_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stated = ",".join(f"{length}:1" for length in range(1, 300))
+    assert command(["count", "gpt2", "--lengths", stated]) == 2
+    assert capsys.readouterr().err == "tilewright: lengths must hold 1 to 256 lengths, got 299\n"

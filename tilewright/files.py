@@ -118,13 +118,7 @@ class WorkloadFile(_File):
     lowering: Literal["reference", "hardware"] | None = None
     logits: Literal["all", "last"] | None = None
     attention: str | None = None
-    lengths: (
-        Annotated[
-            dict[Annotated[int, Field(gt=0, le=2**24)], Annotated[int, Field(gt=0, le=65536)]],
-            Field(min_length=1, max_length=256),
-        ]
-        | None
-    ) = None
+    lengths: dict[Annotated[int, Field(gt=0, le=2**24)], Annotated[int, Field(gt=0, le=65536)]] | None = None
     optimizer: str | None = None
     recompute: str | None = None
 
