@@ -147,7 +147,8 @@ def macs_per_cycle(machine: Machine) -> float:
     architecture = machine.architecture
     own_mhz = architecture.clock_of(machine.array)
     return sum(
-        one.macs_per_cycle * (architecture.clock_of(one) / own_mhz) for one in architecture.of_kind(MatrixArray)
+        one.macs_per_cycle * (architecture.clock_of(one) / own_mhz)
+        for one in architecture.of_kind(MatrixArray)
     )
 
 

@@ -293,7 +293,9 @@ def _with_layers(base: Report, layers: list[tuple[LayerClass, LayerResult]]) -> 
             for operator in result.operators
         ),
         extrapolated=tuple(skip for _, result in layers for skip in result.extrapolated),
-        interval_cycles=_interval(layers) if getattr(_template(base.template), "has_interval", False) else None,
+        interval_cycles=_interval(layers)
+        if getattr(_template(base.template), "has_interval", False)
+        else None,
     )
 
 
@@ -302,7 +304,9 @@ def _interval(layers: list[tuple[LayerClass, LayerResult]]) -> int:
     total = 0
     for layer, result in layers:
         capacity = dict(result.capacity)
-        total += layer.count * max((-(-busy // capacity[name]) for name, busy in result.busy_cycles), default=0)
+        total += layer.count * max(
+            (-(-busy // capacity[name]) for name, busy in result.busy_cycles), default=0
+        )
     return total
 
 

@@ -88,7 +88,7 @@ def test_a_claim_holds_within_its_range_and_shares_differ_by_difference() -> Non
 
 
 def test_an_unknown_case_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(InputError, match="case 'fusemx' is unknown .did you mean 'fusemax'"):
+    with pytest.raises(InputError, match=r"case 'fusemx' is unknown .did you mean 'fusemax'"):
         case_named("fusemx")
 
 

@@ -79,7 +79,9 @@ def test_one_pass_reads_keys_once_for_every_block_of_queries_that_fits() -> None
         CascadeSchedule(shape_of(1, 64, 64, 32), "interleaved", Grid(32, 32, 32, 8192), True).block_tiles()
     # 4224 bytes a tile and 4096 for the keys: one tile in 12 KiB, two in 13 KiB, of 4 in all
     for buffer_bytes, tiles in ((12288, 1), (13312, 2), (1 << 20, 4)):
-        schedule = CascadeSchedule(shape_of(1, 128, 64, 32), "interleaved", Grid(32, 32, 32, buffer_bytes), True)
+        schedule = CascadeSchedule(
+            shape_of(1, 128, 64, 32), "interleaved", Grid(32, 32, 32, buffer_bytes), True
+        )
         assert schedule.block_tiles() == tiles
         assert moved_bytes(schedule.program("x"), "K", Direction.LOAD) == 2 * (4 // tiles) * 64 * 32
 
@@ -99,7 +101,9 @@ def test_phases_of_one_tile_add_up_as_the_source_states() -> None:
 
 
 def test_a_cascade_on_the_row_of_lanes_takes_four_cycles_a_score_and_the_corrections() -> None:
-    hardware = architecture(schedule="cascade", exponential="unit", memory_gb_per_s=FAST_MEMORY, buffer_kib=1024)
+    hardware = architecture(
+        schedule="cascade", exponential="unit", memory_gb_per_s=FAST_MEMORY, buffer_kib=1024
+    )
     program = attention_program(shape_of(10, 64, 64, 32), hardware, "a")
     # a tile of 32 x 32 on 32 lanes: 4 x 32 for the scores, 6 for the state, 64 for the mixed values; 32 at the end
     busy = dict(timing(program, hardware).busy_cycles)["vector"]
