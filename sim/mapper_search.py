@@ -255,7 +255,8 @@ class Search:
         )
         kept = np.array([not worse(row[:2], self.found.cost) for row in rows], dtype=bool)
         self.found.tally[PRUNED] += len(rows) - int(kept.sum())
-        return rows[kept]
+        left: FloatArray = rows[kept]
+        return left
 
     def _stage(
         self, choice: Choice, state: State, stage: int, best: FloatArray, top: bool = False

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isqrt, lcm, prod
 
 import numpy as np
 
@@ -40,7 +41,19 @@ def spreads_of(
     """All assignments that differ, in a fixed order; remembered, for they know no tensors but by `relevant`."""
     named = any(axis.ranks for axis in axes)
     ranks = tuple(rank if named else str(i) for i, (rank, _) in enumerate(problem.sizes))
-    return _spreads(axes, ranks, tuple(size for _, size in problem.sizes), divisors, relevant)
+    most = prod(axis.size for axis in axes)
+    return _spreads(
+        axes, ranks, tuple(_reach(size, most, divisors) for _, size in problem.sizes), divisors, relevant
+    )
+
+
+@lru_cache(maxsize=4096)
+def _reach(size: int, most: int, divisors: bool) -> int:
+    """The least size of a rank that may take the same numbers of at most `most` positions."""
+    if not divisors:
+        return min(size, most)
+    small = [i for i in range(1, isqrt(size) + 1) if size % i == 0]
+    return lcm(*(one for i in small for one in (i, size // i) if one <= most))
 
 
 @lru_cache(maxsize=256)
