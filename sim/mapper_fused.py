@@ -178,6 +178,8 @@ class _Pricing:
                     *hierarchy.levels[self.at + 1 :]),
             vector=None,
         )  # fmt: skip
+        self._incoming_words = [self.words(one, {}) for one in group.incoming]
+        self._outgoing_words = [self.words(one, {}) for one in group.outgoing]
         self.vector_pj, self.vector_cycles = 0.0, 0.0
         for statement, contracts in zip(group.statements, group.contracts, strict=True):
             if contracts or unit is None:
@@ -213,11 +215,10 @@ class _Pricing:
 
     def crossing(self, visits: Sequence[int]) -> list[tuple[str, float, float]]:
         """(tensor, words read from and written to the backing store)."""
-        whole = [
-            (one.name, self.words(one, {}) * n) for one, n in zip(self.group.incoming, visits, strict=True)
-        ]
-        return [(name, words, 0.0) for name, words in whole] + [
-            (one.name, 0.0, self.words(one, {})) for one in self.group.outgoing
+        read = zip(self.group.incoming, self._incoming_words, visits, strict=True)
+        written = zip(self.group.outgoing, self._outgoing_words, strict=True)
+        return [(one.name, words * n, 0.0) for one, words, n in read] + [
+            (one.name, 0.0, words) for one, words in written
         ]
 
     def edge(self, visits: Sequence[int]) -> tuple[float, float]:
@@ -289,6 +290,7 @@ def _candidates(
         sum(1 << i for i, rank in enumerate(ranks) if rank in operand.ranks) for operand in group.incoming
     )
     orders = loop_orders(relevant or (0,), len(ranks))
+    least_pj, least_cycles = sum(nest.energy_pj for nest in whole), sum(nest.cycles for nest in whole)
     for tile in product(*(tiles_of(size, tiles) for _, size in group.fused)):
         if not pricing.fits(dict(zip(ranks, tile, strict=True))):
             continue
@@ -299,8 +301,8 @@ def _candidates(
                 for t in range(len(group.incoming))
             )
             pj, cycles = pricing.edge(visits)
-            energy = pj + pricing.vector_pj + sum(nest.energy_pj for nest in whole)
-            latency = max(cycles, pricing.vector_cycles, sum(nest.cycles for nest in whole))
+            energy = pj + pricing.vector_pj + least_pj
+            latency = max(cycles, pricing.vector_cycles, least_cycles)
             yield _Candidate(tile, order, visits, energy if objective == "energy" else latency, pj)
 
 
