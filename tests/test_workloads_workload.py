@@ -84,3 +84,9 @@ def test_one_pass_reads_the_keys_tile_by_tile_in_order() -> None:
     serial = {operator.serial_rank for operator in block.operators if operator.group == "attention"}
     assert serial == {"n1", ""}
     assert (block.size("n1"), block.size("n0")) == (2, 128)
+
+
+def test_the_decoder_of_a_model_of_sound_takes_its_tokens_under_either_name() -> None:
+    by_decoder, by_seq = (load_workload("whisper-tiny", **{name: 13}) for name in ("decoder_seq", "seq"))
+    assert by_decoder.network == by_seq.network
+    assert by_decoder.network != load_workload("whisper-tiny", seq=14).network

@@ -96,7 +96,7 @@ def _of_pair(model: EncoderDecoder, phase: Phase, sizes: Sizes, source: str) -> 
             raise InputError(f"{source}: the encoder takes {frames} frames, got seq {sizes.seq}")
     elif sizes.seq is not None and seq not in (None, sizes.seq):
         raise InputError(f"{source}: seq {sizes.seq} and decoder_seq {seq}: both are the decoder's tokens")
-    else:
+    elif sizes.seq is not None:
         seq = sizes.seq
     if seq is None:
         n_tokens = encoder_seq if model.repeats_input else DEFAULT_DECODER_TOKENS
