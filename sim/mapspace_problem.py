@@ -33,6 +33,13 @@ class Contraction:
     inputs: tuple[Operand, ...]
     output: Operand
 
+    @property
+    def has_strided_window(self) -> bool:
+        """Whether an index sums ranks with a step above 1, as a strided or dilated convolution does."""
+        operands = (*self.inputs, self.output)
+        sums = [index for operand in operands for index in operand.indices if len(index) > 1]
+        return any(step > 1 for index in sums for _, step in index)
+
     def __post_init__(self) -> None:
         place = f"contraction {self.name!r}"
         sizes = dict(self.sizes)

@@ -222,6 +222,18 @@ def test_the_certified_optimum_is_that_of_brute_force(tiles: str, first: int, n_
     assert n_found >= 0.9 * n_cases
 
 
+@pytest.mark.parametrize(("step", "proven"), [(1, True), (2, False)])
+def test_a_strided_window_is_mapped_but_not_certified(step: int, proven: bool) -> None:
+    image, taps, out = ((("p", step), ("r", 1)),), ((("r", 1),),), ((("p", 1),),)
+    window = Contraction(
+        "window",
+        (("p", 4), ("r", 3)),
+        (Operand("A", image, 16), Operand("B", taps, 16)),
+        Operand("C", out, 16),
+    )
+    assert map_onto(window, h3(), "energy", "divisors").certificate.optimal is proven
+
+
 def test_the_product_of_1024_4096_and_1024_moves_its_least_words() -> None:
     """Half of A stays in the buffer, B is read twice, C written once: 1,048,576 + 2 x 4,194,304 + 4,194,304."""
     found = map_onto(gemm(1024, 4096, 1024), h3(), "energy", "divisors")
