@@ -46,7 +46,7 @@ def _edit(file: Path, old: str, new: str) -> None:
 
 def test_the_levels_name_both_rungs() -> None:
     assert rungs.LEVELS["rtl"][-2:] == ("pyrtl", "rtl")
-    assert rungs.LEVELS["all"][-2:] == ("pyrtl", "rtl")
+    assert rungs.LEVELS["all"][-3:] == ("pyrtl", "rtl", "synth")
 
 
 def test_the_array_of_a_project_passes_in_pyrtl(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

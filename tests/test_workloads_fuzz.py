@@ -45,7 +45,7 @@ _TERMS: tuple[dict[str, Any], ...] = (
     {"adapter": "bottleneck:r=8,style=compacter"}, {"adapter": "bottleneck:style=invertible"},
     {"adapter": "bottleneck:style=invertible", "phase": "train"},
 )  # fmt: skip
-_SECONDS_PER_FILE = 1.0
+_SECONDS_PER_FILE = 5.0  # most take milliseconds; a shared machine may be slow
 _FILES_PER_SEED = 250
 
 
