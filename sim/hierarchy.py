@@ -16,9 +16,6 @@ from tilewright.dataflow.errors import InputError, nearest
 Buffering = Literal["ideal", "double", "single", "choice"]
 BUFFERINGS: tuple[Buffering, ...] = ("ideal", "double", "single", "choice")
 
-#: Words that stand for tensors by what they are, beside the tensors' own names.
-OPERAND_WORDS = ("all", "inputs", "outputs")
-
 #: Largest capacity in bits and instances of a level; beyond, products of counts leave 64-bit integers.
 MAX_CAPACITY_BITS = 1 << 50
 MAX_INSTANCES = 1 << 24

@@ -12,8 +12,6 @@ from tilewright.dataflow.tensor import Role
 from tilewright.workloads.precision import Precision
 from tilewright.workloads.run import Lowering, Parameter, Phase, Run
 
-SUFFIX = ".cascade"
-
 #: What a model's terms are called where a cascade has ranks.
 _BY_RANK = "a cascade takes its sizes by rank (dims), as in --dim m=512"
 

@@ -14,7 +14,7 @@ from math import prod
 from typing import Literal
 
 from tilewright.dataflow.errors import InputError
-from tilewright.dataflow.program import Buffer, Compute, Direction, Loop, Nest, Port, Program, Transfer, Unit
+from tilewright.dataflow.program import Buffer, Compute, Direction, Loop, Nest, Program, Transfer, Unit
 from tilewright.hls_templates.rtl.control import Grid
 from tilewright.hls_templates.rtl.scratchpad import Reader, Scratchpad
 from tilewright.hls_templates.rtl.wires import counter_bits
@@ -205,11 +205,6 @@ def shapes(nest: Nest) -> list[tuple[tuple[bool, ...], dict[str, int]]]:
         last = {loop.rank: loop for loop, flag in zip(ragged, flags, strict=True) if flag}
         found.append((flags, tile_sizes(nest.leaf, last)))
     return found
-
-
-def port_at(nest: Nest, buffer: str) -> Port:
-    """The nest's port at a buffer."""
-    return next(port for port in (*nest.reads, *nest.writes) if port.buffer == buffer)
 
 
 def _check(sequence: Sequence) -> None:

@@ -19,7 +19,6 @@ from pyrtl import Register, WireVector
 
 from tilewright.dataflow.errors import InputError
 from tilewright.hls_templates.rtl import fixed_model as model
-from tilewright.hls_templates.rtl.array import Leaf
 from tilewright.hls_templates.rtl.cell import Wires
 from tilewright.hls_templates.rtl.functions import LANE_REGISTERS, OPERATION_BITS, build_lane
 from tilewright.hls_templates.rtl.wires import (
@@ -124,12 +123,6 @@ def build_vector(lanes: Lanes, wires: Mapping[str, WireVector]) -> Wires:
         "reduced": running,
         "done": delayed(is_last & wires["ends"], DEPTH_CYCLES, advance),
     }
-
-
-def vector_leaf(lanes: Lanes) -> Leaf:
-    return Leaf(
-        "vector_unit", vector_inputs(lanes), vector_outputs(lanes), lambda wires: build_vector(lanes, wires)
-    )
 
 
 def _passes(wires: Mapping[str, WireVector], enters: WireVector) -> tuple[WireVector, WireVector, WireVector]:
